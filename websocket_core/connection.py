@@ -1,0 +1,368 @@
+"""`WebSocketConnection`: one registered socket with its cursor, its one writer and its reader.
+
+The writer is the only task that sends. It sleeps until it is woken, by an append, a control frame or the heartbeat,
+then reads from the log after its own position and sends what it finds. A wake-up that is lost costs at most one
+heartbeat, since every heartbeat reads as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from websocket_core.cursor import LogCursor
+from websocket_core.errors import IsolationViolation, LogUnavailable
+from websocket_core.identity import Grant, LogName, Principal, UserId
+from websocket_core.inbound import Authenticate, FrameHandler, Inbound, receive_frame
+from websocket_core.limits import Limits
+from websocket_core.log import Batch, GapReason, LogReader, Position
+from websocket_core.metrics import Metrics
+from websocket_core.outbound import Outbound, Socket, SocketLost
+from websocket_core.wire import (
+    CLOSE_RULES,
+    PROTOCOL,
+    CloseCode,
+    control_frame,
+    encode_cursor,
+)
+
+logger = logging.getLogger(__name__)
+
+CONTROL_FRAMES: Final = 64
+"""With this many control frames waiting, no further frame is read from the client."""
+LOG_RETRY_SECONDS: Final = 1.0
+"""How soon a log that could not be read is read again."""
+
+
+class ConnectionState(StrEnum):
+    OPEN = "open"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class WebSocketConnection:
+    """A connection of one user. Made by `UnifiedWebSocketManager.connect_user`.
+
+    Attributes: `websocket` (what was passed in), `user_id`, `connection_id`, `thread_id` (a label),
+    `created_at` and `last_activity` (aware, UTC), `is_healthy` (False once a write failed or took too long).
+    """
+
+    __slots__ = (
+        "__weakref__", "_active_at", "_clock", "_close_code", "_controls", "_cursor", "_dirty", "_drained", "_ended",
+        "_flush", "_given", "_inbound", "_interrupted", "_limits", "_loop", "_metrics", "_outbound", "_owed_since",
+        "_ping_due", "_reader", "_server", "_timer", "_unwatch", "_waiter", "_writer",
+        "connection_id", "created_at", "is_healthy", "principal", "protocol", "state", "thread_id", "user_id",
+        "websocket",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        websocket: Socket,
+        *,
+        principal: Principal,
+        connection_id: str,
+        thread_id: str | None,
+        protocol: str,
+        reader: LogReader,
+        limits: Limits,
+        metrics: Metrics,
+        handlers: Mapping[str, FrameHandler],
+        ended: Callable[[WebSocketConnection], None],
+        only_thread: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.websocket = websocket
+        self.principal = principal
+        self.user_id = UserId(principal.user_id)
+        self.connection_id = connection_id
+        self.thread_id = thread_id
+        self.protocol = protocol
+        self.created_at = datetime.fromtimestamp(clock(), UTC)
+        self.is_healthy = True
+        self.state = ConnectionState.OPEN
+        self._reader = reader
+        self._limits = limits
+        self._metrics = metrics
+        self._inbound = Inbound(handlers, depth=limits.event_depth)
+        self._ended = ended
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._outbound = Outbound(
+            websocket,
+            own_log=LogName.of_user(self.user_id),
+            protocol=protocol,
+            batch_bytes=limits.batch_bytes,
+            metrics=metrics,
+        )
+        self._cursor = LogCursor(Grant.own(principal), connection_id=connection_id, thread_id=only_thread)
+        self._given = False
+        self._controls: list[str] = []
+        self._drained: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._writer: asyncio.Task[None] | None = None
+        self._server: asyncio.Task[Any] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._unwatch: Callable[[], None] | None = None
+        self._interrupted = False
+        self._dirty = True
+        self._ping_due = False
+        self._flush = False
+        self._close_code: CloseCode | None = None
+        self._active_at = self._loop.time()
+        self._owed_since: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<WebSocketConnection {self.connection_id!r} {self.state}>"
+
+    @property
+    def last_activity(self) -> datetime:
+        """When the client was last known to be there: it sent something, or, if it owes no pong, took something."""
+        active = self._active_at if self.protocol == PROTOCOL else max(self._active_at, self._outbound.wrote_at)
+        return datetime.fromtimestamp(self._clock() - (self._loop.time() - active), UTC)
+
+    @property
+    def cursor(self) -> str | None:
+        """Where the connection stands in the user's log; None before its first read."""
+        position = self._cursor.position
+        return None if position is None else encode_cursor(position)
+
+    def renew(self, principal: Principal) -> float | None:
+        """Take a newer principal of the same user, whose expiry counts from now on; its seconds left."""
+        if principal.user_id != self.user_id:
+            raise ValueError("a connection keeps its user for life")
+        self.principal = principal
+        return self._expires_in()
+
+    def _expires_in(self) -> float | None:
+        expires_at = self.principal.expires_at
+        return None if expires_at is None else max(0.0, round(expires_at - self._clock(), 3))
+
+    async def start(self, position: Position | None, *, latest: bool = False) -> None:
+        """Take a place in the log, then send from it: after `position`, from the end, or from the oldest entry.
+
+        Raises `LogUnavailable`. Called once, by the manager.
+        """
+        self._unwatch = self._reader.watch(self._cursor.log, self._wake)
+        try:
+            head = await self._reader.open(self._cursor.log)
+        except BaseException:
+            self._unwatch()
+            raise
+        self._given = position is not None
+        self._cursor.position = head if latest else position
+        # Owned by this connection: ended by `close` or `abandon`, watched by the manager's sweeper.
+        self._writer = self._loop.create_task(self._write(), name="websocket_core connection writer")
+
+    async def serve(self, *, authenticate: Authenticate | None = None) -> None:
+        """Read what the client sends until it, or the connection, is gone. Called once, in the task of the endpoint.
+
+        With `authenticate`, an `auth` frame refreshes the token, for the same user only.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        if self.state is ConnectionState.CLOSED:
+            return
+        cancelling = task.cancelling()
+        self._server = task
+        try:
+            while (frame := await receive_frame(self.websocket, self._limits)) is not None:
+                if isinstance(frame, CloseCode):
+                    self.close(frame)
+                    await self.wait_closed()
+                    break
+                self._active_at = self._loop.time()
+                self._owed_since = None
+                await self._inbound.answer(self, frame, authenticate)
+                while len(self._controls) >= CONTROL_FRAMES:
+                    self._drained = self._loop.create_future()
+                    await self._drained
+        except asyncio.CancelledError:
+            if not self._interrupted or task.uncancel() > cancelling:
+                raise
+        finally:
+            self._server = None
+            if self._close_code is None:
+                self._close_code = CloseCode.DISCONNECTED
+                self.abandon()
+        await self.wait_closed()
+
+    def close(self, code: CloseCode, *, flush: bool = False) -> None:
+        """Begin to close: with `flush` after everything in the log was sent, else at once. Later calls change nothing,
+        except that one without `flush` ends the flushing."""
+        if self._close_code is not None and (flush or not self._flush):
+            return
+        if self._close_code is None:
+            self._close_code = code
+        self._flush = flush
+        if self.state is ConnectionState.OPEN:
+            self.state = ConnectionState.CLOSING
+        self._wake_writer()
+
+    def abandon(self) -> None:
+        """End the connection without a word to the client: it is gone, or takes no frame."""
+        self.is_healthy = False
+        if self._close_code is None:
+            self._close_code = CloseCode.TIMED_OUT
+        if self._writer is not None:
+            self._writer.cancel()
+
+    async def wait_closed(self) -> None:
+        """Wait until the writer has ended."""
+        if self._writer is not None:
+            await asyncio.wait([self._writer])
+
+    def check(self, now: float) -> None:
+        """End what is overdue at `now`, in the loop's time: a write, a pong, a token. Called at every sweep."""
+        writing = self._outbound.write_since
+        if writing is not None and now - writing > self._limits.write_timeout:
+            self._metrics.stale += 1
+            logger.info("a write took too long", extra={"connection_id": self.connection_id})
+            self.abandon()
+        elif self._owed_since is not None and now - self._owed_since > self._limits.heartbeat_timeout:
+            self._metrics.stale += 1
+            self.close(CloseCode.TIMED_OUT)
+        elif self._expired():
+            self.close(CloseCode.EXPIRED)
+
+    def send_control(self, frame_type: str, /, **fields: object) -> None:
+        """Queue a control frame; it is sent before any event that is read from now on."""
+        self._controls.append(control_frame(frame_type, **fields))
+        self._wake_writer()
+
+    # -- the writer
+
+    def _wake(self) -> None:
+        """Called by the log after an append."""
+        self._dirty = True
+        self._wake_writer()
+
+    def _wake_writer(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _heartbeat(self) -> None:
+        self._ping_due = True
+        self._wake()
+
+    def _expired(self) -> bool:
+        expires_at = self.principal.expires_at
+        return expires_at is not None and self._clock() > expires_at + self._limits.expiry_grace
+
+    async def _write(self) -> None:
+        """The writer: from `connected` to the close of the socket."""
+        say_goodbye = True
+        try:
+            await self._greet()
+            self._timer = self._loop.call_later(self._limits.heartbeat, self._heartbeat)
+            while True:
+                if self._close_code is not None and not self._flush:
+                    break
+                if self._expired():
+                    self._close_code = self._close_code or CloseCode.EXPIRED
+                    break
+                if self._ping_due or self._controls or self._dirty:
+                    await self._step()
+                elif self._close_code is not None:
+                    break
+                else:
+                    self._waiter = self._loop.create_future()
+                    await self._waiter
+                    self._waiter = None
+        except SocketLost as lost:
+            say_goodbye = False
+            logger.debug("a socket took no frame", extra={"error": type(lost.__cause__).__name__})
+        except IsolationViolation:
+            self._metrics.isolation_violations += 1
+            self._close_code = CloseCode.INTERNAL
+            logger.critical("isolation violation: the connection is closed", exc_info=True)
+        except LogUnavailable:
+            self._close_code = CloseCode.OVERLOADED
+        except asyncio.CancelledError:
+            say_goodbye = False
+            raise
+        except Exception:
+            self._close_code = CloseCode.INTERNAL
+            logger.exception("the writer of a connection crashed")
+        finally:
+            await self._finish(say_goodbye=say_goodbye)
+
+    async def _finish(self, *, say_goodbye: bool) -> None:
+        """Leave the log and the manager, close the socket, and let `serve` return."""
+        self.is_healthy = self.is_healthy and say_goodbye
+        self.state = ConnectionState.CLOSING
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._unwatch is not None:
+            self._unwatch()
+        try:
+            if say_goodbye:
+                code = self._close_code or CloseCode.INTERNAL
+                await self._outbound.close(int(code), CLOSE_RULES[code].reason)
+        except SocketLost:
+            self.is_healthy = False
+        finally:
+            self.state = ConnectionState.CLOSED
+            self._ended(self)
+            if self._server is not None:
+                self._interrupted = True
+                self._server.cancel()
+
+    async def _greet(self) -> None:
+        """Send `connected`, then what the first read found."""
+        batch = await self._read()
+        start = batch.start
+        assert start is not None
+        resumed = self._given and batch.gap is None
+        steps = self._cursor.advance(batch)
+        greeting = control_frame(
+            "connected",
+            connection_id=self.connection_id,
+            user_id=self.user_id,
+            protocol=self.protocol,
+            heartbeat=self._limits.heartbeat,
+            resumed=resumed,
+            cursor=encode_cursor(start),
+            expires_in=self._expires_in(),
+        )
+        await self._outbound.send([greeting], steps)
+
+    async def _step(self) -> None:
+        """Send what is due: control frames, what is new in the log, and then a ping."""
+        controls, self._controls = self._controls, []
+        steps = self._cursor.advance(await self._read()) if self._dirty else []
+        await self._outbound.send(controls, steps)
+        if self._ping_due and not self._dirty:
+            self._ping_due = False
+            self._timer = self._loop.call_later(self._limits.heartbeat, self._heartbeat)
+            if self.protocol == PROTOCOL and self._owed_since is None:
+                self._owed_since = self._loop.time()
+            await self._outbound.send([control_frame("ping", cursor=self.cursor)], [])
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    async def _read(self) -> Batch:
+        """What follows the cursor. While the log cannot be read, nothing does, and it is tried again soon."""
+        self._dirty = False
+        position = self._cursor.position
+        try:
+            batch = await self._reader.read(self._cursor.log, position, self._limits.batch_events)
+            if batch.start is None:
+                head = await self._reader.open(self._cursor.log)
+                self._dirty = True
+                gap = GapReason.NEW_EPOCH if position is not None else None
+                return Batch(Position(head.epoch, 0, ""), (), True, gap)
+        except LogUnavailable:
+            if position is None:
+                raise
+            logger.warning("the log of a connection cannot be read")
+            self._loop.call_later(LOG_RETRY_SECONDS, self._wake)
+            return Batch(position, (), False)
+        if batch.more:
+            self._dirty = True
+        return batch

@@ -1,0 +1,81 @@
+"""Where a connection stands in one of its logs, and what to send it next. Decides; does no I/O."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from websocket_core.errors import IsolationViolation
+from websocket_core.identity import Grant, LogName
+from websocket_core.log import Batch, Entry, GapReason, Position
+
+
+class Gap(NamedTuple):
+    """What follows does not join what was sent before. The events after `start` come next."""
+
+    reason: GapReason
+    start: Position
+
+
+class LogCursor:
+    """A place in the log of one grant, moved forward by what was read after it.
+
+    Only entries for everybody or for this `connection_id` come out, and with `thread_id` only that conversation;
+    the position passes over the others.
+    """
+
+    __slots__ = ("_connection_id", "_grant", "_thread_id", "position")
+
+    def __init__(
+        self,
+        grant: Grant,
+        *,
+        connection_id: str,
+        thread_id: str | None = None,
+        position: Position | None = None,
+    ) -> None:
+        self._grant = grant
+        self._connection_id = connection_id
+        self._thread_id = thread_id
+        self.position = position
+        """The last entry passed over; None before the first read of a reader without a cursor."""
+
+    @property
+    def log(self) -> LogName:
+        """The log of the grant, and the only one to read for this cursor."""
+        return self._grant.log
+
+    def advance(self, batch: Batch) -> list[Entry | Gap]:
+        """What to send for this batch, in order; the position is then behind it.
+
+        The batch must have been read after `position`. Every entry must belong to the log of the grant
+        (`IsolationViolation` otherwise, and the position stays) and must join its predecessor by offset and mark; a
+        break in that chain is told as a gap.
+        """
+        start = batch.start
+        if start is None:
+            raise ValueError("a batch of a log that does not exist; open the log first")
+        out: list[Entry | Gap] = []
+        if batch.gap is not None:
+            out.append(Gap(batch.gap, start))
+        elif self.position is not None and start != self.position:
+            out.append(Gap(GapReason.DIVERGED, start))
+        log = self._grant.log
+        epoch, offset, mark = start
+        for entry in batch.entries:
+            if entry.log != log:
+                raise IsolationViolation("an entry of another log was read for this connection")
+            if entry.offset != offset + 1 or entry.prev != mark or entry.epoch != epoch:
+                # The store broke its own chain. What is there is shown, but not as a continuation.
+                reason = GapReason.DIVERGED if entry.epoch == epoch else GapReason.NEW_EPOCH
+                out.append(Gap(reason, Position(entry.epoch, entry.offset - 1, entry.prev)))
+                epoch = entry.epoch
+            offset = entry.offset
+            mark = entry.mark
+            event = entry.event
+            if event.connection_id is not None and event.connection_id != self._connection_id:
+                continue
+            if self._thread_id is not None and event.thread_id != self._thread_id:
+                continue
+            out.append(entry)
+        self.position = Position(epoch, offset, mark)
+        return out

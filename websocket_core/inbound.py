@@ -1,0 +1,148 @@
+"""What a client sends on an open socket: received, parsed, and answered with `ack`, `error` or a close code."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, Protocol
+
+from websocket_core.errors import AuthenticationFailed, FrameRefused, MalformedFrame
+from websocket_core.identity import Principal, UserId
+from websocket_core.limits import Limits
+from websocket_core.wire import PLAIN, PROTOCOL, CloseCode, parse_frame
+
+logger = logging.getLogger(__name__)
+
+MALFORMED_FRAMES: Final = 10
+"""So many malformed frames in a row close the socket."""
+REQUEST_ID_CHARACTERS: Final = 128
+
+
+class Peer(Protocol):
+    """The connection, as far as answering a frame needs it."""
+
+    @property
+    def user_id(self) -> UserId: ...
+
+    @property
+    def connection_id(self) -> str: ...
+
+    @property
+    def cursor(self) -> str | None: ...
+
+    def send_control(self, frame_type: str, /, **fields: object) -> None: ...
+
+    def close(self, code: CloseCode) -> None: ...
+
+    def renew(self, principal: Principal) -> float | None:
+        """Take a newer principal of the same user; how many seconds it has left."""
+        ...
+
+
+FrameHandler = Callable[[Peer, Mapping[str, Any]], Awaitable[Mapping[str, Any] | None]]
+"""Answers one type of client frame: its result goes into the `ack`; it refuses by raising `FrameRefused`."""
+
+Authenticate = Callable[[str], Awaitable[Principal]]
+"""Makes a principal of a token that came on an open socket; raises `AuthenticationFailed`."""
+
+
+async def accept_socket(socket: object) -> None:
+    """Accept the socket if that has not happened yet. Starlette's sockets tell; others are taken as accepted."""
+    source: Any = socket
+    if getattr(getattr(source, "application_state", None), "name", None) == "CONNECTING":
+        await source.accept()
+
+
+def protocol_of(socket: object) -> str:
+    """What a connection speaks over this socket, by the subprotocol that was accepted, where the socket knows it."""
+    return PROTOCOL if getattr(socket, "subprotocol", None) == PROTOCOL else PLAIN
+
+
+async def receive_frame(socket: object, limits: Limits) -> str | CloseCode | None:
+    """The next text frame; the code to close with if the frame is not one; None when the client is gone.
+
+    `socket` has `receive()`, which returns ASGI messages, or `receive_text()`.
+    """
+    source: Any = socket
+    try:
+        if hasattr(source, "receive"):
+            message = await source.receive()
+            if message["type"] == "websocket.disconnect":
+                return None
+            text = message.get("text")
+        else:
+            text = await source.receive_text()
+    except Exception as error:  # sockets of any make raise anything when the client is gone
+        logger.debug("a socket ended", extra={"error": type(error).__name__})
+        return None
+    if not isinstance(text, str):
+        return CloseCode.NOT_TEXT
+    size = len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
+    return text if size <= limits.frame_bytes else CloseCode.TOO_BIG
+
+
+class Inbound:
+    """Answers the frames of one connection."""
+
+    __slots__ = ("_depth", "_handlers", "_malformed")
+
+    def __init__(self, handlers: Mapping[str, FrameHandler], *, depth: int) -> None:
+        self._handlers = handlers
+        self._depth = depth
+        self._malformed = 0
+
+    async def answer(self, peer: Peer, text: str, authenticate: Authenticate | None) -> None:
+        """Answer one frame. Nothing that a client sends makes this raise."""
+        try:
+            frame = parse_frame(text, depth=self._depth)
+            request_id = frame.get("request_id")
+            if request_id is not None and not (
+                isinstance(request_id, str) and len(request_id) <= REQUEST_ID_CHARACTERS
+            ):
+                raise MalformedFrame("request_id is a string of at most 128 characters")
+        except MalformedFrame as error:
+            self._malformed += 1
+            peer.send_control("error", code="malformed", message=str(error))
+            if self._malformed >= MALFORMED_FRAMES:
+                peer.close(CloseCode.MALFORMED)
+            return
+        self._malformed = 0
+        try:
+            await self._answer(peer, frame, request_id, authenticate)
+        except FrameRefused as refusal:
+            peer.send_control("error", code=refusal.code, message=refusal.message, request_id=request_id)
+        except Exception:
+            logger.exception("a client frame could not be handled")
+            peer.send_control("error", code="internal", message="the frame failed", request_id=request_id)
+
+    async def _answer(
+        self, peer: Peer, frame: Mapping[str, Any], request_id: str | None, authenticate: Authenticate | None
+    ) -> None:
+        kind = frame["type"]
+        if kind == "ping":
+            peer.send_control("pong", cursor=peer.cursor, request_id=request_id)
+        elif kind == "pong":
+            return  # that something came is the answer
+        elif kind == "auth" and authenticate is not None:
+            result = await _refresh(peer, frame, authenticate)
+            peer.send_control("ack", request_id=request_id, result=result)
+        elif (handler := self._handlers.get(kind)) is not None:
+            peer.send_control("ack", request_id=request_id, result=await handler(peer, frame))
+        else:
+            raise FrameRefused("unknown_type", "this type of frame is not known here")
+
+
+async def _refresh(peer: Peer, frame: Mapping[str, Any], authenticate: Authenticate) -> Mapping[str, Any]:
+    """Take a newer token of the same user."""
+    token = frame.get("token")
+    if not isinstance(token, str):
+        raise FrameRefused("invalid", "auth carries a token")
+    try:
+        principal = await authenticate(token)
+    except AuthenticationFailed:
+        raise FrameRefused("unauthenticated", "the token was not accepted") from None
+    if principal.user_id != peer.user_id:
+        peer.close(CloseCode.NOT_ALLOWED)
+        raise FrameRefused("forbidden", "the token is for another user")
+    expires_in = peer.renew(principal)
+    return {} if expires_in is None else {"expires_in": expires_in}

@@ -1,0 +1,374 @@
+"""How events get into a log: at once with `Appender`, or in order and in the background with `Outbox`.
+
+An application's `emit` uses the appender and learns what became of the event. The bridge uses an outbox, so that a
+log that is away never holds up or kills an agent's run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+
+from websocket_core.errors import AppendFailed, LogUnavailable, ManagerClosed
+from websocket_core.events import EVENTS_DROPPED, Event, EventEncoder, owner_part
+from websocket_core.identity import LogName, UserId
+from websocket_core.limits import Limits, RetryPolicy
+from websocket_core.log import LogWriter, Position
+from websocket_core.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+TURN: Final = 64
+"""After this many appends in a row, a producer gives the event loop a turn."""
+
+SETTLE_SECONDS: Final = 1.0
+"""How long a caller of the bridge waits at most for its event to reach a log that neither takes nor refuses it."""
+
+
+class Appender:
+    """Appends encoded events, and tries again after a failure: exponential back-off with full jitter.
+
+    A first attempt that succeeds passes through no retry machinery at all.
+    """
+
+    def __init__(
+        self,
+        writer: LogWriter,
+        *,
+        retry: RetryPolicy,
+        metrics: Metrics,
+        monotonic: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._writer = writer
+        self._retry = retry
+        self._metrics = metrics
+        self._monotonic = monotonic
+        self._rng = rng or random.SystemRandom()
+        self._sleep = sleep
+        self._streak = 0
+        self.closed = False
+
+    async def append(self, log: LogName, event: Event) -> Position:
+        """The position of the event in the log.
+
+        Raises `AppendFailed` when every attempt of the retry policy was spent, and `ManagerClosed`.
+        """
+        if self.closed:
+            raise ManagerClosed("the manager was shut down; nothing was appended")
+        started = self._monotonic()
+        try:
+            position = await self._writer.append(log, event)
+        except LogUnavailable as error:
+            position = await self._again(log, event, error, started)
+        await self._appended(started)
+        return position
+
+    async def append_surely(self, log: LogName, event: Event, failed: Callable[[], None]) -> Position:
+        """Like `append`, without an end to the attempts. Calls `failed` after each that failed."""
+        started = self._monotonic()
+        try:
+            position = await self._writer.append(log, event)
+        except LogUnavailable as error:
+            failed()
+            retrying = self._retrying(error, stop=lambda _state: False, failed=failed)
+            position = await retrying(self._attempt(log, event, error))
+        await self._appended(started)
+        return position
+
+    async def _appended(self, started: float) -> None:
+        self._metrics.events_appended += 1
+        self._metrics.append_latency.observe(self._monotonic() - started)
+        self._streak += 1
+        if self._streak >= TURN:
+            self._streak = 0
+            await asyncio.sleep(0)
+
+    async def _again(self, log: LogName, event: Event, error: LogUnavailable, started: float) -> Position:
+        policy = self._retry
+
+        def spent(state: RetryCallState) -> bool:
+            return state.attempt_number >= policy.attempts or self._monotonic() - started >= policy.seconds
+
+        retrying = self._retrying(error, stop=spent)
+        try:
+            return await retrying(self._attempt(log, event, error))
+        except LogUnavailable as last:
+            self._metrics.append_failures += 1
+            attempts = retrying.statistics["attempt_number"]
+            logger.warning("an append failed for good", extra={"attempts": attempts})
+            raise AppendFailed(event.id, attempts) from last
+
+    def _attempt(self, log: LogName, event: Event, error: LogUnavailable) -> Callable[[], Awaitable[Position]]:
+        """The append as tenacity calls it. The attempt that was made before tenacity came in counts as its first."""
+        first: list[LogUnavailable] = [error]
+
+        async def attempt() -> Position:
+            if first:
+                raise first.pop()
+            self._metrics.retries += 1
+            return await self._writer.append(log, event)
+
+        return attempt
+
+    def _retrying(
+        self,
+        error: LogUnavailable,
+        *,
+        stop: Callable[[RetryCallState], bool],
+        failed: Callable[[], None] | None = None,
+    ) -> AsyncRetrying:
+        logger.warning("an append failed and is tried again", extra={"error": type(error).__name__})
+
+        def back_off(state: RetryCallState) -> float:
+            exponent = min(state.attempt_number - 1, 32)
+            return self._rng.uniform(0.0, min(self._retry.maximum, self._retry.initial * 2**exponent))
+
+        def after(state: RetryCallState) -> None:
+            if failed is not None and state.outcome is not None and state.outcome.failed:
+                failed()
+
+        return AsyncRetrying(
+            retry=retry_if_exception_type(LogUnavailable),
+            wait=back_off,
+            stop=stop,
+            sleep=self._sleep,
+            after=after,
+            reraise=True,
+        )
+
+
+class _Dropped:
+    """Stands in the queue where events did not fit."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 1
+
+
+class Outbox:
+    """The events of one user that wait for the log, appended in order by one pump.
+
+    Bounded by count and bytes. Slots can be reserved, so that an event which must come (the end of a run, the end of
+    a tool) finds room. What does not fit is dropped, counted, and told in its place by one `events_dropped {count}`.
+    The pump is a task that exists only while something waits; it belongs to this outbox, and `close` ends it.
+    """
+
+    def __init__(
+        self,
+        log: LogName,
+        owner: bytes,
+        *,
+        appender: Appender,
+        encoder: EventEncoder,
+        limits: Limits,
+        metrics: Metrics,
+        idle: Callable[[], None],
+    ) -> None:
+        self._log = log
+        self._owner = owner
+        self._appender = appender
+        self._encoder = encoder
+        self._limits = limits
+        self._metrics = metrics
+        self._idle = idle
+        self._queue: deque[Event | _Dropped] = deque()
+        self._bytes = 0
+        self._reserved = 0
+        self._put = 0
+        self._done = 0
+        self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._pump: asyncio.Task[None] | None = None
+        self.failing = False
+        """Whether the last attempt to append failed."""
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    @property
+    def in_use(self) -> bool:
+        """Whether something waits or a slot is reserved."""
+        return bool(self._queue) or self._reserved > 0
+
+    def reserve(self) -> bool:
+        """Keep a slot for an event that must come. False if there is no room left to keep."""
+        if len(self._queue) + self._reserved >= self._limits.outbox:
+            return False
+        self._reserved += 1
+        return True
+
+    def release(self) -> None:
+        """Give a reserved slot back unused."""
+        self._reserved = max(0, self._reserved - 1)
+        self._end_if_idle()
+
+    def put(self, event: Event, *, reserved: bool = False) -> bool:
+        """Queue the event; False if it did not fit. With `reserved` it takes a reserved slot and always fits.
+
+        Never waits, so that no cancellation can come between.
+        """
+        if reserved:
+            self._reserved = max(0, self._reserved - 1)
+        if self._appender.closed:
+            self._metrics.events_dropped += 1  # the manager was shut down, which must not reach an agent's run
+            return False
+        if not reserved and (
+            len(self._queue) + self._reserved >= self._limits.outbox
+            or self._bytes + len(event.body) > self._limits.outbox_bytes
+        ):
+            self.drop()
+            return False
+        self._enqueue(event)
+        self._bytes += len(event.body)
+        return True
+
+    def _enqueue(self, item: Event | _Dropped) -> None:
+        self._queue.append(item)
+        self._put += 1
+        if self._pump is None:
+            self._pump = asyncio.get_running_loop().create_task(self._run(), name="websocket_core outbox pump")
+
+    def drop(self) -> None:
+        """Count an event that is not put, and tell so in its place."""
+        self._metrics.events_dropped += 1
+        last = self._queue[-1] if self._queue else None
+        if isinstance(last, _Dropped):
+            last.count += 1
+        else:
+            self._enqueue(_Dropped())
+
+    async def settled(self) -> None:
+        """Wait until what was put so far is in the log, unless the log is failing; at most `SETTLE_SECONDS`.
+
+        This gives `await run.thinking(...)` the order that a reader of the code expects, without ever making a run
+        depend on the log.
+        """
+        if self._done >= self._put or self.failing:
+            return
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        self._waiters.append((self._put, waiter))
+        timer = loop.call_later(SETTLE_SECONDS, _resolve, waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+
+    async def flush(self) -> None:
+        """Wait until nothing waits any more, however long the log takes."""
+        while self._pump is not None:
+            await asyncio.wait([self._pump])
+
+    async def close(self) -> None:
+        """End the pump. What still waits is lost, which the log line counts."""
+        pump = self._pump
+        if pump is not None:
+            pump.cancel()
+            await asyncio.wait([pump])
+        if self._queue:
+            logger.error("events were still waiting for the log at the end", extra={"events": len(self._queue)})
+            self._queue.clear()
+
+    async def _run(self) -> None:
+        try:
+            while self._queue:
+                await self._append_next()
+        finally:
+            self._pump = None
+            self._release_waiters(everyone=True)
+            self._end_if_idle()
+
+    async def _append_next(self) -> None:
+        item = self._queue[0]
+        if isinstance(item, _Dropped):
+            # From here on further drops need a place of their own, behind this one.
+            event = self._encoder.encode(EVENTS_DROPPED, {"count": item.count}, self._owner)
+            self._queue[0] = event
+        else:
+            event = item
+        try:
+            await self._appender.append_surely(self._log, event, self._failed)
+        except Exception:
+            # A backend broke its contract with this event. Trying it for ever would hold up all that follow.
+            logger.exception("an event could not be appended and is dropped")
+            self._metrics.events_dropped += 1
+        self._queue.popleft()
+        self._bytes -= len(event.body) if event is item else 0
+        self._done += 1
+        self.failing = False
+        self._release_waiters()
+
+    def _failed(self) -> None:
+        self.failing = True
+        self._release_waiters(everyone=True)
+
+    def _release_waiters(self, *, everyone: bool = False) -> None:
+        while self._waiters and (everyone or self._waiters[0][0] <= self._done):
+            _resolve(self._waiters.popleft()[1])
+
+    def _end_if_idle(self) -> None:
+        if not self.in_use and self._pump is None:
+            self._idle()
+
+
+class Outboxes:
+    """The outboxes of a manager, one for each user for whom something waits or is reserved."""
+
+    def __init__(self, appender: Appender, *, encoder: EventEncoder, limits: Limits, metrics: Metrics) -> None:
+        self._appender = appender
+        self._encoder = encoder
+        self._limits = limits
+        self._metrics = metrics
+        self._outboxes: dict[UserId, Outbox] = {}
+
+    def __len__(self) -> int:
+        return len(self._outboxes)
+
+    def of(self, user_id: UserId) -> Outbox:
+        """The outbox of a user. To be asked for again at each use: one that is idle is forgotten."""
+        outbox = self._outboxes.get(user_id)
+        if outbox is None:
+            outbox = self._outboxes[user_id] = Outbox(
+                LogName.of_user(user_id),
+                owner_part(user_id),
+                appender=self._appender,
+                encoder=self._encoder,
+                limits=self._limits,
+                metrics=self._metrics,
+                idle=lambda: self._forget(user_id),
+            )
+        return outbox
+
+    def _forget(self, user_id: UserId) -> None:
+        outbox = self._outboxes.get(user_id)
+        if outbox is not None and not outbox.in_use:
+            del self._outboxes[user_id]
+
+    async def flush(self) -> None:
+        """Wait until nothing waits in any of them."""
+        for outbox in list(self._outboxes.values()):
+            await outbox.flush()
+
+    async def close(self) -> None:
+        """End all pumps."""
+        for outbox in list(self._outboxes.values()):
+            await outbox.close()
+        self._outboxes.clear()
+
+    def clear(self) -> None:
+        """Forget all at once; for a loop that is gone."""
+        self._outboxes.clear()
+
+
+def _resolve(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

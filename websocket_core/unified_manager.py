@@ -1,0 +1,397 @@
+"""`UnifiedWebSocketManager`: owns the connections, keyed by user and connection id, and hands out emitters."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import time
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from websocket_core.connection import WebSocketConnection
+from websocket_core.errors import (
+    ConnectionRefused,
+    FrameRefused,
+    InvalidInput,
+    ManagerClosed,
+    UnknownConnection,
+    WrongEventLoop,
+)
+from websocket_core.events import EventEncoder, random_text
+from websocket_core.identity import LogName, Principal, UserId, checked_user_id, text_fault
+from websocket_core.inbound import FrameHandler, Peer, accept_socket, protocol_of
+from websocket_core.limits import Limits, Retention, RetryPolicy
+from websocket_core.log import LogStore, Position
+from websocket_core.logs import open_log
+from websocket_core.metrics import Metrics, process_metrics
+from websocket_core.outbound import Socket
+from websocket_core.outbox import Appender, Outbox, Outboxes
+from websocket_core.registry import Registry
+from websocket_core.runs import OpenRuns
+from websocket_core.state import MemoryState, SharedState
+from websocket_core.unified_emitter import UnifiedWebSocketEmitter
+from websocket_core.wire import CLOSE_RULES, CURSOR_LATEST, CloseCode, decode_cursor
+
+if TYPE_CHECKING:
+    from bridge.agent_bridge import AgentWebSocketBridge
+    from bridge.context import RunContext
+
+logger = logging.getLogger(__name__)
+
+ConnectionHook = Callable[[WebSocketConnection], Awaitable[None]]
+
+
+class UnifiedWebSocketManager:
+    """The connections of one application, and the way to its users' logs.
+
+    Used as `async with UnifiedWebSocketManager() as manager:`, by `FastAPI(lifespan=manager.lifespan)`, or with
+    neither: then the first connect starts what is needed in the running loop, and a loop that has gone is replaced.
+
+    `log` is `"memory://"` or a `LogStore` of one's own. `on_connect` and `on_disconnect` are awaited with the
+    connection. `clock` (Unix seconds), `monotonic` (seconds), `entropy` (random bytes) and `rng` (jitter) are there
+    for tests and simulations. Raises `InvalidConfiguration`.
+    """
+
+    MAX_CONNECTIONS_PER_USER: ClassVar[int] = Limits().connections_per_user
+    MAX_TOTAL_CONNECTIONS: ClassVar[int] = Limits().connections
+    CLEANUP_INTERVAL_SECONDS: ClassVar[float] = Limits().sweep_interval
+    STALE_CONNECTION_TIMEOUT: ClassVar[float] = Limits().heartbeat + Limits().heartbeat_timeout
+    MAX_PENDING_MESSAGES: ClassVar[int] = Limits().outbox
+
+    def __init__(
+        self,
+        log: str | LogStore = "memory://",
+        *,
+        limits: Limits | None = None,
+        retention: Retention | None = None,
+        retry: RetryPolicy | None = None,
+        state: SharedState | None = None,
+        metrics: Metrics | None = None,
+        on_connect: ConnectionHook | None = None,
+        on_disconnect: ConnectionHook | None = None,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        entropy: Callable[[int], bytes] = os.urandom,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.retention = retention or Retention()
+        self.metrics = metrics or process_metrics()
+        self.runs = OpenRuns()
+        self.encoder = EventEncoder(
+            event_bytes=self.limits.event_bytes, event_depth=self.limits.event_depth, clock=clock, entropy=entropy
+        )
+        self._log: LogStore = (
+            open_log(log, retention=self.retention, limits=self.limits, monotonic=monotonic, entropy=entropy)
+            if isinstance(log, str)
+            else log
+        )
+        self.appender = Appender(
+            self._log, retry=retry or RetryPolicy(), metrics=self.metrics, monotonic=monotonic, rng=rng
+        )
+        self._state = state or MemoryState(
+            age=self.retention.age, per_user=self.limits.known_connections, monotonic=monotonic
+        )
+        self._clock = clock
+        self._entropy = entropy
+        self._on_connect = on_connect
+        self._on_disconnect = on_disconnect
+        self._registry = Registry(self.metrics)
+        self._emitters: weakref.WeakValueDictionary[UserId, UnifiedWebSocketEmitter] = weakref.WeakValueDictionary()
+        self._kept_emitters: dict[UserId, UnifiedWebSocketEmitter] = {}
+        self._outboxes = Outboxes(self.appender, encoder=self.encoder, limits=self.limits, metrics=self.metrics)
+        self._handlers: dict[str, FrameHandler] = {"cancel": self._cancel_run}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+        self._hooks: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self._draining = False
+
+    # -- life
+
+    async def __aenter__(self) -> Self:
+        self._start()
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.shutdown()
+
+    @asynccontextmanager
+    async def lifespan(self, _app: object) -> AsyncIterator[None]:
+        """For `FastAPI(lifespan=manager.lifespan)`: started with the application, shut down with it."""
+        async with self:
+            yield
+
+    def _start(self) -> None:
+        """Start, or start again after a shutdown, in the running loop."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not None and self._loop is not loop:
+            if self._loop.is_running():
+                raise WrongEventLoop("this manager serves another running event loop; make one manager for each")
+            self._forget_loop()
+        self._closed = self._draining = self.appender.closed = False
+        self._loop = loop
+        if self._sweeper is None or self._sweeper.done():
+            # Owned by the manager: ended by shutdown(), or gone with a loop that is replaced.
+            self._sweeper = loop.create_task(self._sweep(), name="websocket_core sweeper")
+
+    def _forget_loop(self) -> None:
+        """Drop what belonged to a loop that is gone. Its tasks can neither run nor be cancelled any more."""
+        self._registry.clear()
+        self._kept_emitters.clear()
+        self._outboxes.clear()
+        self._hooks.clear()
+        self._sweeper = None
+
+    async def shutdown(self) -> None:
+        """End everything: deliver what was emitted before, close every connection with 1012, end every task.
+
+        Takes at most `Limits.shutdown_timeout` seconds; a socket that does not take its events by then is abandoned.
+        Emitting afterwards raises `ManagerClosed`. The manager may be started again.
+        """
+        if self._loop is not None and self._loop is not asyncio.get_running_loop():
+            self._forget_loop()
+        self._closed = True
+        deadline = asyncio.get_running_loop().time() + self.limits.shutdown_timeout
+        await self._within(deadline, [self._outboxes.flush()])
+        await self._outboxes.close()
+        self.appender.closed = True
+        ending = [*self._registry, *self._registry.leaving()]
+        for connection in self._registry:
+            connection.close(CloseCode.RESTARTING, flush=True)
+        await self._within(deadline, [connection.wait_closed() for connection in ending])
+        for connection in ending:
+            connection.abandon()
+        await self._within(deadline + 1.0, [connection.wait_closed() for connection in ending])
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            await asyncio.wait([self._sweeper])
+            self._sweeper = None
+        for hook in list(self._hooks):
+            await self._within(deadline + 1.0, [hook])
+        await self._log.close()
+        self._kept_emitters.clear()
+        self._loop = None
+
+    async def drain(self, budget: float = 25.0) -> None:
+        """Send every client away, evenly over `budget` seconds, with 1012 after its events; then shut down.
+
+        Connections that come meanwhile are refused with 1013.
+        """
+        self._draining = True
+        leaving = list(self._registry)
+        pause = min(1.0, budget / len(leaving)) if leaving else 0.0
+        for connection in leaving:
+            connection.close(CloseCode.RESTARTING, flush=True)
+            await asyncio.sleep(pause)
+        await self.shutdown()
+
+    @staticmethod
+    async def _within(deadline: float, waits: list[Any]) -> None:
+        """Wait for all of them, no longer than until the deadline of the loop's clock."""
+        if waits:
+            tasks = [asyncio.ensure_future(wait) for wait in waits]
+            left = max(0.0, deadline - asyncio.get_running_loop().time())
+            _done, late = await asyncio.wait(tasks, timeout=left)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=1.0)
+
+    async def _sweep(self) -> None:
+        """The one sweeper: ends stale connections and drops expired events."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self.limits.sweep_interval)
+            now = loop.time()
+            for connection in (*self._registry, *self._registry.leaving()):
+                connection.check(now)
+            try:
+                await self._log.expire()
+            except Exception:  # the sweeper must live; the next sweep tries again
+                logger.exception("expiring old events failed")
+
+    def now(self) -> float:
+        """Unix seconds, by the clock that expiry is judged by."""
+        return self._clock()
+
+    # -- connections
+
+    async def connect_user(
+        self,
+        websocket: Socket,
+        user_id: str,
+        connection_id: str | None = None,
+        thread_id: str | None = None,
+        *,
+        principal: Principal | None = None,
+        cursor: str | None = None,
+        only_thread: str | None = None,
+    ) -> WebSocketConnection:
+        """Register a connection of this user and start to send to it. `await connection.serve()` then reads from it.
+
+        `websocket` is anything with `send_text`, `receive` or `receive_text`, and `close`; one that was not accepted
+        yet is accepted. `cursor` resumes after that position of the user's own log, or with `"latest"` starts at its
+        end; without one the connection starts at the oldest event. `thread_id` is a label; `only_thread` narrows the
+        connection to the events of one thread.
+
+        A connection of the same user and id is closed with 4409, and so is the user's oldest above
+        `Limits.connections_per_user`. Raises `InvalidUserId`, `InvalidInput` (a bad connection id), `MalformedCursor`,
+        and after closing the socket `ConnectionRefused` (`Limits.connections`, drain) or `LogUnavailable`.
+        """
+        if principal is None:
+            principal = Principal(user_id)
+        elif principal.user_id != user_id:
+            raise InvalidInput("principal and user_id name different users")
+        user = UserId(principal.user_id)
+        if connection_id is None:
+            connection_id = random_text(self._entropy, 9)
+        elif fault := text_fault(connection_id, characters=256, utf8_bytes=512):
+            raise InvalidInput(f"this is not a connection id: {fault}")
+        latest = cursor == CURSOR_LATEST
+        position = None if cursor is None or latest else decode_cursor(cursor)
+        if self._closed:
+            raise ManagerClosed("the manager was shut down")
+        self._start_if_needed()
+        await accept_socket(websocket)
+        if self._draining or self._closed or len(self._registry) >= self.limits.connections:
+            await self._refuse(websocket, CloseCode.OVERLOADED)
+        connection = WebSocketConnection(
+            websocket,
+            principal=principal,
+            connection_id=connection_id,
+            thread_id=thread_id,
+            protocol=protocol_of(websocket),
+            reader=self._log,
+            limits=self.limits,
+            metrics=self.metrics,
+            handlers=self._handlers,
+            ended=self._connection_ended,
+            only_thread=only_thread,
+            clock=self._clock,
+        )
+        replaced = self._registry.add(connection, per_user=self.limits.connections_per_user)
+        if replaced is not None:
+            self.metrics.evictions += 1
+            replaced.close(CloseCode.REPLACED)
+        emitter = self._emitters.get(user)
+        if emitter is not None:
+            self._kept_emitters[user] = emitter
+        try:
+            await self._state.remember_connection(user, connection_id)
+            await connection.start(position, latest=latest)
+        except BaseException:
+            self._forget(connection)
+            raise
+        logger.info("connected", extra={"connection_id": connection_id})
+        if self._on_connect is not None:
+            await self._on_connect(connection)
+        return connection
+
+    def _start_if_needed(self) -> None:
+        if self._loop is not asyncio.get_running_loop() or self._sweeper is None or self._sweeper.done():
+            self._start()
+
+    async def _refuse(self, websocket: Socket, code: CloseCode) -> None:
+        self.metrics.refusals += 1
+        reason = CLOSE_RULES[code].reason
+        await websocket.close(int(code), reason)
+        raise ConnectionRefused(int(code), reason)
+
+    def _forget(self, connection: WebSocketConnection) -> None:
+        self._registry.ended(connection)
+        if not self._registry.has(connection.user_id):
+            self._kept_emitters.pop(connection.user_id, None)
+
+    def _connection_ended(self, connection: WebSocketConnection) -> None:
+        """Called by a connection when its writer has ended."""
+        self._forget(connection)
+        logger.info("disconnected", extra={"connection_id": connection.connection_id})
+        if self._on_disconnect is not None and self._loop is not None:
+            hook = self._loop.create_task(self._disconnect_hook(connection))
+            self._hooks.add(hook)
+            hook.add_done_callback(self._hooks.discard)
+
+    async def _disconnect_hook(self, connection: WebSocketConnection) -> None:
+        assert self._on_disconnect is not None
+        try:
+            await self._on_disconnect(connection)
+        except Exception:  # the application's own code, in a task of ours
+            logger.exception("the on_disconnect hook failed")
+
+    async def disconnect_user(self, user_id: str, connection_id: str | None = None) -> None:
+        """Close one connection of the user with 1000, or all without a connection id. Returns at once; a user or
+        connection that is not there is no error."""
+        for connection in self._registry.of(checked_user_id(user_id)).values():
+            if connection_id is None or connection.connection_id == connection_id:
+                self._registry.remove(connection)
+                connection.close(CloseCode.DISCONNECTED)
+
+    async def require_connection(self, user_id: UserId, connection_id: str) -> None:
+        """Raise `UnknownConnection` unless this user has this connection, or had it within `Retention.age`."""
+        if not isinstance(connection_id, str):
+            raise InvalidInput("a connection id is a string")
+        if self._registry.has(user_id, connection_id):
+            return
+        if not await self._state.knows_connection(user_id, connection_id):
+            raise UnknownConnection("this user has no connection of that id; nothing was appended")
+
+    async def _cancel_run(self, peer: Peer, frame: Mapping[str, Any]) -> None:
+        run_id = frame.get("run_id")
+        if not isinstance(run_id, str):
+            raise FrameRefused("invalid", "cancel carries a run_id")
+        if not self.runs.cancel(peer.user_id, run_id):
+            raise FrameRefused("not_found", "there is no such open run")
+
+    # -- events
+
+    def get_emitter(self, user_id: str) -> UnifiedWebSocketEmitter:
+        """The emitter of this user: the same one while the user is connected or somebody holds it."""
+        user = checked_user_id(user_id)
+        emitter = self._emitters.get(user)
+        if emitter is None:
+            emitter = self._emitters[user] = UnifiedWebSocketEmitter(self, user)
+        if self._registry.has(user):
+            self._kept_emitters[user] = emitter
+        return emitter
+
+    async def emit_critical_event(
+        self, user_id: str, event_type: str, data: Mapping[str, Any], connection_id: str | None = None
+    ) -> Position:
+        """The same as `get_emitter(user_id).emit(...)`, for any event type."""
+        return await self.get_emitter(user_id).emit(event_type, data, connection_id=connection_id)
+
+    def outbox(self, user_id: str) -> Outbox:
+        """Where the events of this user's agent runs wait for the log. For the bridge."""
+        return self._outboxes.of(checked_user_id(user_id))
+
+    def create_agent_bridge(self, context: RunContext) -> AgentWebSocketBridge:
+        """A bridge for one agent run. `context` is anything with `user_id`, `run_id` and `thread_id`."""
+        from bridge.agent_bridge import AgentWebSocketBridge
+
+        return AgentWebSocketBridge(self, context)
+
+    async def head(self, user_id: str) -> Position:
+        """Where the user's log ends now. A snapshot taken after this call goes with it: a client that connects with
+        `cursor=encode_cursor(position)` continues from there."""
+        return await self._log.open(LogName.of_user(checked_user_id(user_id)))
+
+    async def delete_user(self, user_id: str) -> None:
+        """Forget a user: close the connections with 1000, drop the log with its epoch, forget the connection ids."""
+        user = checked_user_id(user_id)
+        await self.disconnect_user(user)
+        await self._log.forget(LogName.of_user(user))
+        await self._state.forget_user(user)
+
+    def get_stats(self) -> dict[str, int]:
+        """How much there is now: users and connections that are connected, emitters in use, connections watched."""
+        return {
+            "total_users": self._registry.users,
+            "total_connections": len(self._registry),
+            "active_emitters": len(self._emitters),
+            "heartbeat_tasks": len(self._registry),
+        }
