@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from bridge.deltas import DeltaBuffer
-from bridge.run_channel import RunChannel
+from bridge.run_channel import RunChannel, check_name
 from websocket_core.errors import InvalidEvent
 from websocket_core.events import (
     AGENT_COMPLETED,
@@ -75,6 +75,7 @@ class AgentRun:
         """Begin the run: `agent_started`. Raises `InvalidEvent` for a bad agent name or run id."""
         if self.status != "new":
             raise RuntimeError("a run is entered once; ask the bridge for another")
+        check_name("agent", self.agent)
         task = asyncio.current_task()
         assert task is not None
         self._task = task
@@ -87,15 +88,10 @@ class AgentRun:
         data: dict[str, Any] = {"agent": self.agent}
         if self.parent_run_id is not None:
             data["parent_run_id"] = self.parent_run_id
-        try:
-            if self._told:
-                self._channel.put(AGENT_STARTED, data, self.run_id, event_id=started_id)
-            else:
-                self._drop()
-        except BaseException:
-            if self._told:
-                self._channel.outbox.release()
-            raise
+        if self._told:
+            self._told = self._channel.open(AGENT_STARTED, data, self.run_id, event_id=started_id)
+        else:
+            self._drop()
         self.status = "open"
         if self._parent is not None:
             self._parent._children[self] = None
@@ -119,6 +115,8 @@ class AgentRun:
             await self._channel.outbox.settled()
         except BaseException as error:
             self._end(error)
+            if self._take_back() and isinstance(error, asyncio.CancelledError):
+                raise RunCancelled("the user stopped the run") from error
             raise
 
     def _stop(self) -> None:
@@ -209,8 +207,11 @@ class AgentRun:
             raise InvalidEvent("a delta is a str without lone surrogates. Nothing was appended")
         if message_id is None:
             message_id = self._message_id = self._message_id or self._channel.new_id()
+        elif not isinstance(message_id, str):
+            raise InvalidEvent("a message_id is a str. Nothing was appended")
         buffer = self._deltas.get(message_id)
         if buffer is None:
+            check_name("message_id", message_id)
             buffer = self._deltas[message_id] = DeltaBuffer(
                 self._delta_sender(message_id), characters=self._channel.delta_characters
             )
@@ -268,6 +269,8 @@ class ToolCall:
         run = self._run
         if run.status != "open":
             raise RuntimeError("the run is not open; call tools inside its `async with`")
+        check_name("tool", self.name)
+        check_name("tool_call_id", self.tool_call_id)
         if self.tool_call_id in run._tools:
             raise InvalidEvent("a call with this tool_call_id is open in this run")
         channel = run._channel
@@ -277,11 +280,9 @@ class ToolCall:
         self._told = run._told and channel.outbox.reserve()
         data = {"tool": self.name, "tool_call_id": self.tool_call_id, "arguments": self.arguments}
         if self._told:
-            try:
-                channel.put(TOOL_EXECUTING, data, run.run_id, optional=("arguments",))
-            except BaseException:
-                channel.outbox.release()
-                raise
+            self._told = channel.open(TOOL_EXECUTING, data, run.run_id, optional=("arguments",))
+        elif run._told:
+            channel.outbox.drop()
         self._open = True
         run._tools[self.tool_call_id] = self
         try:

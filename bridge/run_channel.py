@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from websocket_core.errors import InvalidEvent
 from websocket_core.events import EventEncoder, owner_part
-from websocket_core.identity import UserId
+from websocket_core.identity import UserId, text_fault
 from websocket_core.outbox import Outbox
 from websocket_core.runs import OpenRuns
 
@@ -24,6 +24,14 @@ DescribeError = Callable[[BaseException], str]
 def describe_by_type(error: BaseException) -> str:
     """The name of the exception's type. Its text may hold secrets, so showing that is the application's choice."""
     return type(error).__name__
+
+
+def check_name(what: str, value: object) -> None:
+    """Refuse with `InvalidEvent` what is no text of 1 to 256 characters without control characters. Names that are
+    short leave room for the event that ends what they began."""
+    fault = text_fault(value, characters=256, utf8_bytes=1024)
+    if fault is not None:
+        raise InvalidEvent(f"{what}: {fault}. Nothing was appended")
 
 
 class RunChannel:
@@ -43,6 +51,7 @@ class RunChannel:
         self.open_runs: Final = open_runs
         self.new_id: Final = encoder.new_id
         self.delta_characters: Final = encoder.safe_characters
+        self._error_characters = min(ERROR_CHARACTERS, encoder.safe_characters)
         self._thread_id = thread_id
         self._outbox = outbox
         self._encoder = encoder
@@ -61,7 +70,26 @@ class RunChannel:
             logger.exception("describe_error failed")
             text = describe_by_type(error)
         text = text.encode(errors="replace").decode()
-        return text if len(text) <= ERROR_CHARACTERS else f"{text[:ERROR_CHARACTERS]} ..."
+        return text if len(text) <= self._error_characters else f"{text[: self._error_characters]} ..."
+
+    def open(
+        self,
+        event_type: str,
+        data: Mapping[str, Any],
+        run_id: str,
+        *,
+        event_id: str | None = None,
+        optional: tuple[str, ...] = (),
+    ) -> bool:
+        """Hand the outbox an event that another will close, for which a slot was reserved. False if it did not fit:
+        then the slot is given back, and the other must not come either."""
+        fits = False
+        try:
+            fits = self.put(event_type, data, run_id, event_id=event_id, optional=optional)
+        finally:
+            if not fits:
+                self.outbox.release()
+        return fits
 
     def put(
         self,

@@ -7,6 +7,7 @@ import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import jwt
 from jwt import PyJWKClient
@@ -50,7 +51,10 @@ class JWTAuthenticator:
     `iss` when `audience` and `issuer` are given. With `jwks_url` keys come from that address only. Headers of a token
     choose among the keys of the configuration and nothing else: no key and no address in them is ever used.
 
-    Raises `InvalidConfiguration` for a missing or short key, an unknown algorithm or mixed families.
+    A principal expires `leeway` seconds after `exp`: that is how long the token is accepted.
+
+    Raises `InvalidConfiguration` for a key that is missing, short, private or not of the algorithms, an unknown
+    algorithm or mixed families.
     """
 
     def __init__(
@@ -76,17 +80,15 @@ class JWTAuthenticator:
             raise InvalidConfiguration("give either key or jwks_url")
         if jwks_url is not None and named & _SYMMETRIC:
             raise InvalidConfiguration("keys from jwks_url are asymmetric; use such algorithms")
-        if key is not None and named & _SYMMETRIC:
-            secret = key.encode() if isinstance(key, str) else key
-            wanted = max(_SYMMETRIC_KEY_BYTES[name] for name in named)
-            if len(secret) < wanted:
-                raise InvalidConfiguration(f"the key has {len(secret)} bytes; these algorithms need at least {wanted}")
-            if secret.lstrip().startswith((b"-----BEGIN", b"ssh-")):
-                raise InvalidConfiguration("the key is a public or private key; it is no secret for HS algorithms")
+        if key is not None:
+            _check_key(key, named)
+        if jwks_url is not None and urlsplit(jwks_url).scheme not in ("http", "https"):
+            raise InvalidConfiguration("jwks_url is an http or https address")
         if not (isinstance(leeway, (int, float)) and 0 <= leeway <= 300):
             raise InvalidConfiguration("leeway is 0 to 300 seconds")
         self._key = key
-        self._jwks = None if jwks_url is None else PyJWKClient(jwks_url, cache_keys=True, lifespan=300, timeout=5)
+        # Without the client's cache of single keys, which would trust a key for ever after it was withdrawn.
+        self._jwks = None if jwks_url is None else PyJWKClient(jwks_url, lifespan=300, timeout=5)
         self._audience = audience if audience is None or isinstance(audience, str) else list(audience)
         self._issuer = issuer
         self._leeway = leeway
@@ -105,7 +107,7 @@ class JWTAuthenticator:
             raise AuthenticationFailed("the token was not accepted")
         try:
             claims = self._decode(token, await self._verification_key(token))
-            expires_at = float(claims["exp"])
+            expires_at = float(claims["exp"]) + self._leeway
             if not math.isfinite(expires_at):
                 raise ValueError("exp is not finite")
             token_id = claims.get("jti")
@@ -115,7 +117,7 @@ class JWTAuthenticator:
                 token_id=token_id if isinstance(token_id, str) else None,
                 claims=claims,
             )
-        except (jwt.PyJWTError, InvalidUserId, ValueError, TypeError, OverflowError) as error:
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, OSError) as error:
             logger.debug("a token was not accepted", extra={"error": type(error).__name__})
             raise AuthenticationFailed("the token was not accepted") from None
 
@@ -135,8 +137,36 @@ class JWTAuthenticator:
             audience=self._audience,
             issuer=self._issuer,
             leeway=self._leeway,
-            options={"require": self._required, "verify_aud": self._audience is not None},
+            options={
+                "require": self._required,
+                "verify_aud": self._audience is not None,
+                "enforce_minimum_key_length": True,
+            },
         )
+
+
+def _check_key(key: str | bytes, algorithms: set[str]) -> None:
+    """Refuse a key that can verify nothing, or that should not be here."""
+    if not isinstance(key, (str, bytes)):
+        raise InvalidConfiguration(f"the key is a str or bytes, not {type(key).__name__}")
+    if algorithms & _SYMMETRIC:
+        secret = key.encode() if isinstance(key, str) else key
+        wanted = max(_SYMMETRIC_KEY_BYTES[name] for name in algorithms)
+        if len(secret) < wanted:
+            raise InvalidConfiguration(f"the key has {len(secret)} bytes; these algorithms need at least {wanted}")
+        if secret.lstrip().startswith((b"-----BEGIN", b"ssh-", b"ecdsa-")):
+            raise InvalidConfiguration("the key is a public or private key; it is no secret for HS algorithms")
+        return
+    for name in sorted(algorithms):
+        algorithm = jwt.get_algorithm_by_name(name)
+        try:
+            prepared = algorithm.prepare_key(key)
+        except (jwt.PyJWTError, ValueError, TypeError):
+            raise InvalidConfiguration(f"the key is no public key for {name}") from None
+        if hasattr(prepared, "public_key"):
+            raise InvalidConfiguration("the key is a private key; tokens are verified with the public one")
+        if fault := algorithm.check_key_length(prepared):
+            raise InvalidConfiguration(fault)
 
 
 class DevelopmentAuthenticator:

@@ -22,7 +22,7 @@ from websocket_core.inbound import Authenticate, FrameHandler, Inbound, receive_
 from websocket_core.limits import Limits
 from websocket_core.log import Batch, GapReason, LogReader, Position
 from websocket_core.metrics import Metrics
-from websocket_core.outbound import Outbound, Socket, SocketLost
+from websocket_core.outbound import Expired, Outbound, Socket, SocketLost
 from websocket_core.wire import (
     CLOSE_RULES,
     PROTOCOL,
@@ -53,9 +53,9 @@ class WebSocketConnection:
     """
 
     __slots__ = (
-        "__weakref__", "_active_at", "_clock", "_close_code", "_controls", "_cursor", "_dirty", "_drained", "_ended",
-        "_flush", "_given", "_inbound", "_interrupted", "_limits", "_loop", "_metrics", "_outbound", "_owed_since",
-        "_ping_due", "_reader", "_server", "_timer", "_unwatch", "_waiter", "_writer",
+        "__weakref__", "_active_at", "_clock", "_close_code", "_controls", "_cursor", "_dirty", "_drained", "_due",
+        "_ended", "_flush", "_given", "_inbound", "_interrupted", "_limits", "_loop", "_metrics", "_outbound",
+        "_owed_since", "_ping_due", "_reader", "_server", "_timer", "_unwatch", "_waiter", "_writer",
         "connection_id", "created_at", "is_healthy", "principal", "protocol", "state", "thread_id", "user_id",
         "websocket",
     )  # fmt: skip
@@ -98,7 +98,9 @@ class WebSocketConnection:
             protocol=protocol,
             batch_bytes=limits.batch_bytes,
             metrics=metrics,
+            clock=clock,
         )
+        self._outbound.not_after = self._not_after()
         self._cursor = LogCursor(Grant.own(principal), connection_id=connection_id, thread_id=only_thread)
         self._given = False
         self._controls: list[str] = []
@@ -110,6 +112,7 @@ class WebSocketConnection:
         self._unwatch: Callable[[], None] | None = None
         self._interrupted = False
         self._dirty = True
+        self._due = False
         self._ping_due = False
         self._flush = False
         self._close_code: CloseCode | None = None
@@ -136,7 +139,12 @@ class WebSocketConnection:
         if principal.user_id != self.user_id:
             raise ValueError("a connection keeps its user for life")
         self.principal = principal
+        self._outbound.not_after = self._not_after()
         return self._expires_in()
+
+    def _not_after(self) -> float | None:
+        expires_at = self.principal.expires_at
+        return None if expires_at is None else expires_at + self._limits.expiry_grace
 
     def _expires_in(self) -> float | None:
         expires_at = self.principal.expires_at
@@ -157,6 +165,8 @@ class WebSocketConnection:
         self._cursor.position = head if latest else position
         # Owned by this connection: ended by `close` or `abandon`, watched by the manager's sweeper.
         self._writer = self._loop.create_task(self._write(), name="websocket_core connection writer")
+        # A callback and no `finally` in the writer: one that is cancelled before its first turn runs nothing at all.
+        self._writer.add_done_callback(self._left)
 
     async def serve(self, *, authenticate: Authenticate | None = None) -> None:
         """Read what the client sends until it, or the connection, is gone. Called once, in the task of the endpoint.
@@ -201,6 +211,7 @@ class WebSocketConnection:
         self._flush = flush
         if self.state is ConnectionState.OPEN:
             self.state = ConnectionState.CLOSING
+        self._due = True
         self._wake_writer()
 
     def abandon(self) -> None:
@@ -226,12 +237,13 @@ class WebSocketConnection:
         elif self._owed_since is not None and now - self._owed_since > self._limits.heartbeat_timeout:
             self._metrics.stale += 1
             self.close(CloseCode.TIMED_OUT)
-        elif self._expired():
+        elif self._outbound.expired():
             self.close(CloseCode.EXPIRED)
 
     def send_control(self, frame_type: str, /, **fields: object) -> None:
         """Queue a control frame; it is sent before any event that is read from now on."""
         self._controls.append(control_frame(frame_type, **fields))
+        self._due = True
         self._wake_writer()
 
     # -- the writer
@@ -244,15 +256,14 @@ class WebSocketConnection:
     def _wake_writer(self) -> None:
         waiter = self._waiter
         if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+            try:
+                waiter.set_result(None)
+            except RuntimeError:
+                self.detach()  # the loop was closed under us, which is nothing to whoever appends
 
     def _heartbeat(self) -> None:
-        self._ping_due = True
+        self._ping_due = self._due = True
         self._wake()
-
-    def _expired(self) -> bool:
-        expires_at = self.principal.expires_at
-        return expires_at is not None and self._clock() > expires_at + self._limits.expiry_grace
 
     async def _write(self) -> None:
         """The writer: from `connected` to the close of the socket."""
@@ -261,19 +272,17 @@ class WebSocketConnection:
             await self._greet()
             self._timer = self._loop.call_later(self._limits.heartbeat, self._heartbeat)
             while True:
-                if self._close_code is not None and not self._flush:
-                    break
-                if self._expired():
-                    self._close_code = self._close_code or CloseCode.EXPIRED
-                    break
-                if self._ping_due or self._controls or self._dirty:
-                    await self._step()
-                elif self._close_code is not None:
-                    break
+                if self._due:
+                    if await self._attend():
+                        break
+                elif self._dirty:
+                    await self._outbound.send((), self._cursor.advance(await self._read()))
                 else:
                     self._waiter = self._loop.create_future()
                     await self._waiter
                     self._waiter = None
+        except Expired:
+            self._close_code = self._close_code or CloseCode.EXPIRED
         except SocketLost as lost:
             say_goodbye = False
             logger.debug("a socket took no frame", extra={"error": type(lost.__cause__).__name__})
@@ -293,25 +302,32 @@ class WebSocketConnection:
             await self._finish(say_goodbye=say_goodbye)
 
     async def _finish(self, *, say_goodbye: bool) -> None:
-        """Leave the log and the manager, close the socket, and let `serve` return."""
+        """Close the socket."""
         self.is_healthy = self.is_healthy and say_goodbye
         self.state = ConnectionState.CLOSING
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._unwatch is not None:
-            self._unwatch()
+        self.detach()
         try:
             if say_goodbye:
                 code = self._close_code or CloseCode.INTERNAL
                 await self._outbound.close(int(code), CLOSE_RULES[code].reason)
         except SocketLost:
             self.is_healthy = False
-        finally:
-            self.state = ConnectionState.CLOSED
-            self._ended(self)
-            if self._server is not None:
-                self._interrupted = True
-                self._server.cancel()
+
+    def detach(self) -> None:
+        """Be woken by nothing any more. Enough for a connection whose event loop is gone."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._unwatch is not None:
+            self._unwatch()
+
+    def _left(self, _writer: asyncio.Task[None]) -> None:
+        """The writer has ended: leave the log and the manager, and let `serve` return."""
+        self.detach()
+        self.state = ConnectionState.CLOSED
+        self._ended(self)
+        if self._server is not None:
+            self._interrupted = True
+            self._server.cancel()
 
     async def _greet(self) -> None:
         """Send `connected`, then what the first read found."""
@@ -332,19 +348,28 @@ class WebSocketConnection:
         )
         await self._outbound.send([greeting], steps)
 
-    async def _step(self) -> None:
-        """Send what is due: control frames, what is new in the log, and then a ping."""
+    async def _attend(self) -> bool:
+        """See to everything but plain events: a close, control frames, the heartbeat. True if this was the end."""
+        if self._close_code is not None and not self._flush:
+            return True
         controls, self._controls = self._controls, []
         steps = self._cursor.advance(await self._read()) if self._dirty else []
         await self._outbound.send(controls, steps)
-        if self._ping_due and not self._dirty:
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        if self._dirty or self._controls:
+            return False
+        if self._ping_due:  # it names the position that the client has by now
             self._ping_due = False
             self._timer = self._loop.call_later(self._limits.heartbeat, self._heartbeat)
             if self.protocol == PROTOCOL and self._owed_since is None:
                 self._owed_since = self._loop.time()
-            await self._outbound.send([control_frame("ping", cursor=self.cursor)], [])
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
+            await self._outbound.send([control_frame("ping", cursor=self.cursor)], ())
+        elif self._close_code is not None:
+            return True
+        else:
+            self._due = False
+        return False
 
     async def _read(self) -> Batch:
         """What follows the cursor. While the log cannot be read, nothing does, and it is tried again soon."""

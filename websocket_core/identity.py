@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, NewType
 
-from websocket_core.errors import InvalidUserId
+from websocket_core.errors import InvalidInput, InvalidUserId
 
 UserId = NewType("UserId", str)
 """A user id that was checked. Compared exactly: no case folding, no normalisation, no trimming."""
 
 USER_ID_CHARACTERS: Final = 256
 USER_ID_BYTES: Final = 512
+INFINITE: Final = float("inf")
 
 
 def text_fault(value: object, *, characters: int, utf8_bytes: int) -> str | None:
@@ -65,7 +66,8 @@ class LogName(NamedTuple):
 class Principal:
     """Who authenticated. Made by an authenticator and never changed.
 
-    `expires_at` is in Unix seconds; None never expires. Raises `InvalidUserId`.
+    `expires_at` is in Unix seconds; None never expires. Raises `InvalidUserId`, and `InvalidInput` for an `expires_at`
+    that is not a finite number.
     """
 
     user_id: UserId | str
@@ -75,6 +77,9 @@ class Principal:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "user_id", checked_user_id(self.user_id))
+        expires_at = self.expires_at
+        if expires_at is not None and not (isinstance(expires_at, (int, float)) and -INFINITE < expires_at < INFINITE):
+            raise InvalidInput("expires_at must be a finite number of Unix seconds, or None")
         object.__setattr__(self, "claims", MappingProxyType(dict(self.claims)))
 
 

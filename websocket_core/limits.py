@@ -98,8 +98,8 @@ class Retention:
 class RetryPolicy:
     """How an append that failed is tried again: exponential back-off with full jitter.
 
-    Before attempt n + 1 it waits a random time between 0 and `min(maximum, initial * 2 ** n)` seconds,
-    as in "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015).
+    Before attempt n + 1 it waits a random time between 0 and `min(maximum, initial * 2 ** (n - 1))` seconds, as in
+    "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015).
     """
 
     attempts: int = 5

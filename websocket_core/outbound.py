@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 from websocket_core.cursor import Gap
@@ -29,6 +30,10 @@ class SocketLost(Exception):
     """The socket did not take a frame."""
 
 
+class Expired(Exception):
+    """The principal's time is up: nothing more may be written to it."""
+
+
 class Outbound:
     """Writes to one socket; used by one writer.
 
@@ -37,42 +42,59 @@ class Outbound:
     """
 
     __slots__ = (
-        "_batch_bytes",
-        "_loop",
-        "_metrics",
-        "_own_log",
-        "_shares_frames",
-        "_socket",
-        "write_since",
-        "wrote_at",
-    )
+        "_batch_bytes", "_clock", "_metrics", "_own_log", "_send_text", "_shares_frames", "_socket", "_time",
+        "not_after", "write_since", "wrote_at",
+    )  # fmt: skip
 
-    def __init__(self, socket: Socket, *, own_log: LogName, protocol: str, batch_bytes: int, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        socket: Socket,
+        *,
+        own_log: LogName,
+        protocol: str,
+        batch_bytes: int,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._socket = socket
+        self._send_text = socket.send_text
         self._own_log = own_log
         self._shares_frames = protocol == PROTOCOL
         self._batch_bytes = batch_bytes
         self._metrics = metrics
-        self._loop = asyncio.get_running_loop()
+        self._clock = clock
+        self._time = asyncio.get_running_loop().time
+        self.not_after: float | None = None
+        """After this Unix second nothing is written."""
         self.write_since: float | None = None
         """When the write that is under way began, in the loop's time; None if there is none."""
-        self.wrote_at = self._loop.time()
+        self.wrote_at = self._time()
         """When the last write ended, in the loop's time."""
 
-    async def send(self, controls: Sequence[str], steps: Sequence[Entry | Gap]) -> None:
+    def expired(self) -> bool:
+        """Whether nothing may be written any more."""
+        return self.not_after is not None and self._clock() > self.not_after
+
+    def send(self, controls: Sequence[str], steps: Sequence[Entry | Gap]) -> Awaitable[None]:
         """Send control frames, then gaps and events: one frame each, or as few as the protocol allows.
 
-        Raises `SocketLost`, and `IsolationViolation` before anything of an entry that does not belong here is sent.
+        Raises `SocketLost`, `Expired`, and `IsolationViolation` before anything of an entry that does not belong
+        here is sent. To be awaited at once.
         """
-        if self._shares_frames:
-            await self._send_shared(controls, steps)
-            return
+        if len(steps) == 1 and not controls and isinstance(step := steps[0], Entry):
+            return self._write(self._render(step), 1, step.at)  # what a client that keeps up is sent
+        if self._shares_frames and (controls or steps):
+            return self._send_shared(controls, steps)
+        return self._send_each(controls, steps)
+
+    async def _send_each(self, controls: Sequence[str], steps: Sequence[Entry | Gap]) -> None:
         for frame in controls:
-            await self._write(frame)
+            await self._write(frame, 0, 0.0)
         for step in steps:
-            await self._write(self._render(step))
             if isinstance(step, Entry):
-                self._delivered(1, step.at)
+                await self._write(self._render(step), 1, step.at)
+            else:
+                await self._write(self._render_gap(step), 0, 0.0)
 
     async def _send_shared(self, controls: Sequence[str], steps: Sequence[Entry | Gap]) -> None:
         lines = list(controls)
@@ -80,47 +102,51 @@ class Outbound:
         events = 0
         oldest = 0.0
         for step in steps:
-            line = self._render(step)
-            length = len(step.event.body) + CURSOR_BYTES if isinstance(step, Entry) else len(line)
+            if isinstance(step, Entry):
+                line = self._render(step)
+                length = len(step.event.body) + CURSOR_BYTES
+            else:
+                line = self._render_gap(step)
+                length = len(line)
             if lines and size + length > self._batch_bytes:
-                await self._write("\n".join(lines))
-                self._delivered(events, oldest)
+                await self._write("\n".join(lines), events, oldest)
                 lines, size, events = [], 0, 0
             if isinstance(step, Entry):
                 oldest = oldest if events else step.at
                 events += 1
             lines.append(line)
             size += length
-        if lines:
-            await self._write("\n".join(lines) if len(lines) > 1 else lines[0])
-            self._delivered(events, oldest)
+        await self._write("\n".join(lines), events, oldest)
 
-    def _render(self, step: Entry | Gap) -> str:
-        if isinstance(step, Gap):
-            self._metrics.gaps += 1
-            return control_frame("gap", reason=step.reason.value, cursor=encode_cursor(step.start))
-        if step.log != self._own_log:
+    def _render(self, entry: Entry) -> str:
+        if entry.log != self._own_log:
             raise IsolationViolation("an entry of another log came up for this connection")
-        return event_frame(step)
+        return event_frame(entry)
 
-    def _delivered(self, events: int, oldest: float) -> None:
-        if events:
-            self._metrics.events_delivered += events
-            self._metrics.delivery_latency.observe(max(0.0, self.wrote_at - oldest))
+    def _render_gap(self, gap: Gap) -> str:
+        self._metrics.gaps += 1
+        return control_frame("gap", reason=gap.reason.value, cursor=encode_cursor(gap.start))
 
-    async def _write(self, text: str) -> None:
-        self.write_since = self._loop.time()
+    async def _write(self, text: str, events: int, oldest: float) -> None:
+        """Write one frame, with so many events, the oldest of which came to the log at that time."""
+        if self.not_after is not None and self._clock() > self.not_after:
+            raise Expired
+        self.write_since = self._time()
         try:
-            await self._socket.send_text(text)
+            await self._send_text(text)
         except Exception as error:  # sockets of any make raise anything: each means that this one is lost
             raise SocketLost from error
         finally:
             self.write_since = None
-        self.wrote_at = self._loop.time()
+        self.wrote_at = now = self._time()
+        if events:
+            metrics = self._metrics
+            metrics.events_delivered += events
+            metrics.delivery_latency.observe(now - oldest)
 
     async def close(self, code: int, reason: str) -> None:
         """Close the socket. Raises `SocketLost`."""
-        self.write_since = self._loop.time()
+        self.write_since = self._time()
         try:
             await self._socket.close(code, reason)
         except Exception as error:  # as above

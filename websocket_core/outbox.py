@@ -69,7 +69,8 @@ class Appender:
             position = await self._writer.append(log, event)
         except LogUnavailable as error:
             position = await self._again(log, event, error, started)
-        await self._appended(started)
+        if self._is_turn(started):
+            await asyncio.sleep(0)
         return position
 
     async def append_surely(self, log: LogName, event: Event, failed: Callable[[], None]) -> Position:
@@ -81,22 +82,27 @@ class Appender:
             failed()
             retrying = self._retrying(error, stop=lambda _state: False, failed=failed)
             position = await retrying(self._attempt(log, event, error))
-        await self._appended(started)
+        if self._is_turn(started):
+            await asyncio.sleep(0)
         return position
 
-    async def _appended(self, started: float) -> None:
-        self._metrics.events_appended += 1
-        self._metrics.append_latency.observe(self._monotonic() - started)
+    def _is_turn(self, started: float) -> bool:
+        """Count an append that succeeded; whether the event loop is due a turn."""
+        metrics = self._metrics
+        metrics.events_appended += 1
+        metrics.append_latency.observe(self._monotonic() - started)
         self._streak += 1
-        if self._streak >= TURN:
-            self._streak = 0
-            await asyncio.sleep(0)
+        if self._streak < TURN:
+            return False
+        self._streak = 0
+        return True
 
     async def _again(self, log: LogName, event: Event, error: LogUnavailable, started: float) -> Position:
         policy = self._retry
 
         def spent(state: RetryCallState) -> bool:
-            return state.attempt_number >= policy.attempts or self._monotonic() - started >= policy.seconds
+            begins = self._monotonic() - started + state.upcoming_sleep
+            return state.attempt_number >= policy.attempts or begins > policy.seconds
 
         retrying = self._retrying(error, stop=spent)
         try:
@@ -189,7 +195,7 @@ class Outbox:
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._pump: asyncio.Task[None] | None = None
         self.failing = False
-        """Whether the last attempt to append failed."""
+        """Whether the last attempt to append failed, or has taken longer than `SETTLE_SECONDS`."""
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -219,7 +225,7 @@ class Outbox:
         if reserved:
             self._reserved = max(0, self._reserved - 1)
         if self._appender.closed:
-            self._metrics.events_dropped += 1  # the manager was shut down, which must not reach an agent's run
+            self.drop()  # the manager was shut down, which must not reach an agent's run
             return False
         if not reserved and (
             len(self._queue) + self._reserved >= self._limits.outbox
@@ -238,8 +244,11 @@ class Outbox:
             self._pump = asyncio.get_running_loop().create_task(self._run(), name="websocket_core outbox pump")
 
     def drop(self) -> None:
-        """Count an event that is not put, and tell so in its place."""
+        """Count an event that is not put, and tell so in its place, if anything can still be told."""
         self._metrics.events_dropped += 1
+        if self._appender.closed:
+            self._end_if_idle()
+            return
         last = self._queue[-1] if self._queue else None
         if isinstance(last, _Dropped):
             last.count += 1
@@ -257,7 +266,7 @@ class Outbox:
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
         self._waiters.append((self._put, waiter))
-        timer = loop.call_later(SETTLE_SECONDS, _resolve, waiter)
+        timer = loop.call_later(SETTLE_SECONDS, self._failed)  # a log that hangs costs one wait, not one for each event
         try:
             await waiter
         finally:

@@ -76,6 +76,8 @@ class Registry:
 
     def clear(self) -> None:
         """Forget all at once; for a loop that is gone."""
+        for connection in (*self, *self._leaving):
+            connection.detach()
         self._metrics.connections -= self._count
         self._users.clear()
         self._leaving.clear()

@@ -36,6 +36,10 @@ class OpenRuns:
 
         return close
 
+    def clear(self) -> None:
+        """Forget all at once; for a loop that is gone."""
+        self._runs.clear()
+
     def cancel(self, user_id: UserId, run_id: str) -> bool:
         """Ask every open run of that user and id to stop; False if there is none."""
         stops = list(self._runs.get(user_id, {}).get(run_id, ()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import uvicorn
@@ -30,4 +31,5 @@ def server_config(app: Any, *, host: str = "127.0.0.1", port: int = 8000, **over
 
 def run(app: Any, *, host: str = "127.0.0.1", port: int = 8000, **overrides: Any) -> None:
     """Serve `app` until a signal ends it."""
-    uvicorn.Server(server_config(app, host=host, port=port, **overrides)).run()
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after an orderly end
+        uvicorn.Server(server_config(app, host=host, port=port, **overrides)).run()

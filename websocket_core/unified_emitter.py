@@ -112,10 +112,11 @@ class UnifiedWebSocketEmitter:
         )
         position = await self._appender.append(self._log, event)
         self._total += 1
-        if event_type in self._counts:
-            self._counts[event_type] += 1
-        elif len(self._counts) < _COUNTED_TYPES:
-            self._counts[event_type] = 1
+        counts = self._counts
+        if event_type in counts:
+            counts[event_type] += 1
+        elif len(counts) < _COUNTED_TYPES:
+            counts[event_type] = 1
         return position
 
     async def emit_agent_started(

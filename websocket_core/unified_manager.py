@@ -129,21 +129,23 @@ class UnifiedWebSocketManager:
     def _start(self) -> None:
         """Start, or start again after a shutdown, in the running loop."""
         loop = asyncio.get_running_loop()
-        if self._loop is not None and self._loop is not loop:
-            if self._loop.is_running():
-                raise WrongEventLoop("this manager serves another running event loop; make one manager for each")
-            self._forget_loop()
+        self._forget_other_loop(loop)
         self._closed = self._draining = self.appender.closed = False
         self._loop = loop
         if self._sweeper is None or self._sweeper.done():
             # Owned by the manager: ended by shutdown(), or gone with a loop that is replaced.
             self._sweeper = loop.create_task(self._sweep(), name="websocket_core sweeper")
 
-    def _forget_loop(self) -> None:
+    def _forget_other_loop(self, running: asyncio.AbstractEventLoop) -> None:
         """Drop what belonged to a loop that is gone. Its tasks can neither run nor be cancelled any more."""
+        if self._loop is None or self._loop is running:
+            return
+        if self._loop.is_running():
+            raise WrongEventLoop("this manager serves another running event loop; make one manager for each")
         self._registry.clear()
         self._kept_emitters.clear()
         self._outboxes.clear()
+        self.runs.clear()
         self._hooks.clear()
         self._sweeper = None
 
@@ -153,13 +155,13 @@ class UnifiedWebSocketManager:
         Takes at most `Limits.shutdown_timeout` seconds; a socket that does not take its events by then is abandoned.
         Emitting afterwards raises `ManagerClosed`. The manager may be started again.
         """
-        if self._loop is not None and self._loop is not asyncio.get_running_loop():
-            self._forget_loop()
+        loop = asyncio.get_running_loop()
+        self._forget_other_loop(loop)
         self._closed = True
-        deadline = asyncio.get_running_loop().time() + self.limits.shutdown_timeout
+        deadline = loop.time() + self.limits.shutdown_timeout
         await self._within(deadline, [self._outboxes.flush()])
+        self.appender.closed = True  # before the pumps end, so that no run starts another
         await self._outboxes.close()
-        self.appender.closed = True
         ending = [*self._registry, *self._registry.leaving()]
         for connection in self._registry:
             connection.close(CloseCode.RESTARTING, flush=True)
@@ -241,7 +243,7 @@ class UnifiedWebSocketManager:
 
         A connection of the same user and id is closed with 4409, and so is the user's oldest above
         `Limits.connections_per_user`. Raises `InvalidUserId`, `InvalidInput` (a bad connection id), `MalformedCursor`,
-        and after closing the socket `ConnectionRefused` (`Limits.connections`, drain) or `LogUnavailable`.
+        `LogUnavailable`, and after closing the socket `ConnectionRefused` (`Limits.connections`, drain).
         """
         if principal is None:
             principal = Principal(user_id)
@@ -284,12 +286,13 @@ class UnifiedWebSocketManager:
         try:
             await self._state.remember_connection(user, connection_id)
             await connection.start(position, latest=latest)
+            logger.info("connected", extra={"connection_id": connection_id})
+            if self._on_connect is not None:
+                await self._on_connect(connection)
         except BaseException:
             self._forget(connection)
+            connection.abandon()
             raise
-        logger.info("connected", extra={"connection_id": connection_id})
-        if self._on_connect is not None:
-            await self._on_connect(connection)
         return connection
 
     def _start_if_needed(self) -> None:

@@ -46,7 +46,8 @@ def decode_cursor(text: object) -> Position:
 
 def event_frame(entry: Entry) -> str:
     """The event of an entry as it is sent: the stored bytes, with the cursor put in."""
-    return f'{entry.event.body.decode()},"cursor":"{entry.epoch}.{entry.offset}.{entry.mark}"}}'
+    _log, epoch, offset, mark, _prev, event, _at = entry
+    return f'{event.body.decode()},"cursor":"{epoch}.{offset}.{mark}"}}'
 
 
 def control_frame(frame_type: str, /, **fields: object) -> str:
@@ -125,6 +126,7 @@ def parse_frame(text: str, *, depth: int = 100) -> Mapping[str, Any]:
     """A client's frame: a JSON object with a text `type`. Strict: no duplicate keys, no NaN, no number out of range,
     no lone surrogates, no nesting deeper than `depth`. Raises `MalformedFrame`, which does not quote it."""
     try:
+        text.encode()  # a transport of one's own may let lone surrogates through
         if _depth_exceeds(text, depth):
             raise ValueError("nested too deeply")
         frame = _DECODER.decode(text)

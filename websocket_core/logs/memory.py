@@ -19,71 +19,70 @@ from websocket_core.log import Batch, Entry, GapReason, Position
 ENTRY_OVERHEAD: Final = 400
 """Bytes that an entry takes beside its body, for `Retention.total_bytes`; measured with tracemalloc, CPython 3.11."""
 
+new_tuple = tuple.__new__  # half the cost of calling a NamedTuple, for what is made once for each event
+
 
 class _Log:
     """One log. `entries[start:]` are retained; what is before `start` is None and waits to be cut off in bulk."""
 
     __slots__ = (
-        "bytes",
-        "entries",
-        "epoch",
-        "head",
-        "ids",
-        "mark",
-        "name",
-        "size_class",
-        "start",
+        "bytes", "ceiling", "count", "entries", "epoch", "floor", "head", "ids", "mark", "name", "size_class", "start",
         "watchers",
-    )
+    )  # fmt: skip
 
     def __init__(self, name: LogName, epoch: str) -> None:
         self.name = name
         self.epoch = epoch
         self.entries: list[Entry | None] = []
         self.start = 0
+        self.count = 0
         self.head = 0
         self.mark = ""
         self.ids: dict[str, int] = {}
         self.bytes = 0
         self.size_class = 0
+        self.floor = 0
+        self.ceiling = 0
         self.watchers: tuple[Callable[[], None], ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.entries) - self.start
 
     def at(self, offset: int) -> Entry:
         """The retained entry at that offset."""
-        entry = self.entries[len(self.entries) - 1 - (self.head - offset)]
+        entry = self.entries[offset - self.head - 1]
         assert entry is not None
         return entry
 
-    @property
-    def oldest(self) -> int:
-        """The offset of the oldest retained entry; past the head if there is none."""
-        return self.head - len(self) + 1
+    def oldest(self) -> Entry:
+        """The oldest retained entry; there must be one."""
+        entry = self.entries[self.start]
+        assert entry is not None
+        return entry
 
     def base(self) -> Position:
         """The position before the oldest retained entry; the head if there is none."""
-        mark = self.at(self.oldest).prev if len(self) else self.mark
-        return Position(self.epoch, self.oldest - 1, mark)
+        mark = self.oldest().prev if self.count else self.mark
+        return Position(self.epoch, self.head - self.count, mark)
 
     def fault(self, position: Position) -> GapReason | None:
         """Why the position is not honoured; None if it is."""
         epoch, offset, mark = position
         if epoch != self.epoch:
             return GapReason.NEW_EPOCH
-        if offset > self.head:
+        behind = self.head - offset
+        if behind < 0:
             return GapReason.DIVERGED
-        base = self.base()
-        if offset < base.offset:
+        if behind == 0:
+            held = self.mark
+        elif behind <= self.count:
+            # The successor's `prev`, which also stands for an entry that was just trimmed.
+            held = self.entries[-behind].prev  # type: ignore[union-attr]
+        else:
             return GapReason.TRIMMED
-        held = base.mark if offset == base.offset else self.at(offset).mark
         return None if held == mark else GapReason.DIVERGED
 
     def drop_oldest(self) -> int:
         """Drop the oldest entry; the bytes of its body."""
-        entry = self.entries[self.start]
-        assert entry is not None
+        entry = self.oldest()
+        self.count -= 1
         self.entries[self.start] = None
         self.start += 1
         if self.start > 64 and self.start * 2 > len(self.entries):
@@ -96,10 +95,14 @@ class _Log:
         return size
 
 
-def _size_class(size: int) -> int:
-    """Logs of one class differ in size by at most a quarter."""
+def _size_class(size: int) -> tuple[int, int, int]:
+    """The class of a size, and the least and the greatest size in it, which differ by a quarter at most."""
     bits = size.bit_length()
-    return size if bits <= 3 else (bits << 2) | ((size >> (bits - 3)) & 3)
+    if bits <= 3:
+        return size, size, size
+    step = 1 << (bits - 3)
+    floor = size // step * step
+    return bits << 2 | (size // step & 3), floor, floor + step - 1
 
 
 class MemoryLog:
@@ -118,7 +121,12 @@ class MemoryLog:
         monotonic: Callable[[], float] = time.monotonic,
         entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        self._retention = retention or Retention()
+        retention = retention or Retention()
+        self._events = retention.events
+        self._bytes = retention.bytes
+        self._age = retention.age
+        self._total_bytes = retention.total_bytes
+        self._most_heads = retention.heads
         self._batch_bytes = (limits or Limits()).batch_bytes
         self._monotonic = monotonic
         self._entropy = entropy
@@ -135,20 +143,28 @@ class MemoryLog:
         held = self._logs.get(log) or self._heads.get(log)
         if held is None:
             return Batch(None, (), False, GapReason.NEW_EPOCH if after is not None else None)
-        self._drop_old(held)
-        gap = held.fault(after) if after is not None else None
-        start = held.base() if after is None or gap is not None else after
-        first = len(held.entries) - (held.head - start.offset)
+        retained = held.entries
+        if held.count and retained[held.start].at < self._monotonic() - self._age:  # type: ignore[union-attr]
+            self._drop_old(held)
+        gap = None
+        if after is None or (gap := held.fault(after)) is not None:
+            start = held.base()
+        else:
+            start = after
+        behind = held.head - start.offset
+        first = len(retained) - behind
+        if behind <= 1:  # what a connection that keeps up finds
+            return new_tuple(Batch, (start, retained[first:], False, gap))
         entries: list[Entry] = []
         size = 0
-        for index in range(first, min(first + limit, len(held.entries))):
-            entry = held.entries[index]
+        for index in range(first, first + min(limit, behind)):
+            entry = retained[index]
             assert entry is not None
             size += len(entry.event.body)
             if entries and size > self._batch_bytes:
                 break
             entries.append(entry)
-        return Batch(start, entries, start.offset + len(entries) < held.head, gap)
+        return Batch(start, entries, len(entries) < behind, gap)
 
     def watch(self, log: LogName, wake: Callable[[], None]) -> Callable[[], None]:
         held = self._get(log)
@@ -166,34 +182,45 @@ class MemoryLog:
         return unwatch
 
     async def append(self, log: LogName, event: Event) -> Position:
-        held = self._get(log)
-        known = held.ids.get(event.id)
-        if known is not None:
-            return held.at(known).position
+        held = self._logs.get(log)
+        if held is None:
+            held = self._get(log)
+        event_id = event.id
+        if event_id in held.ids:
+            self._drop_old(held)  # what has expired is not retained, though it may still be here
+            known = held.ids.get(event_id)
+            if known is not None:
+                return held.at(known).position
         offset = held.head + 1
         now = self._monotonic()
-        entry = Entry(log, held.epoch, offset, event.id, held.mark, event, now)
-        held.entries.append(entry)
-        held.ids[event.id] = offset
+        held.entries.append(new_tuple(Entry, (log, held.epoch, offset, event_id, held.mark, event, now)))
+        held.ids[event_id] = offset
         held.head = offset
-        held.mark = event.id
+        held.mark = event_id
+        held.count += 1
         size = len(event.body)
         held.bytes += size
         self._cost += size + ENTRY_OVERHEAD
-        if len(held) == 1:
+        if held.count == 1:
             self._heads.pop(log, None)
             self._logs[log] = held
-        self._logs.move_to_end(log)
-        self._trim(held, now)
+        else:
+            self._logs.move_to_end(log)
+        if held.count > self._events or held.bytes > self._bytes or held.oldest().at < now - self._age:
+            self._trim(held, now)
+        if held.bytes + held.count * ENTRY_OVERHEAD > held.ceiling:
+            self._classify(held)
+        if self._cost > self._total_bytes:
+            self._trim_largest(held)
         for wake in held.watchers:
             wake()
-        return entry.position
+        return new_tuple(Position, (held.epoch, offset, event_id))
 
     async def forget(self, log: LogName) -> None:
         held = self._logs.get(log) or self._heads.get(log)
         if held is None:
             return
-        while len(held):
+        while held.count:
             self._drop(held)
         self._heads.pop(log, None)
         if held.watchers:  # somebody is connected: the log lives on under a new epoch, and they learn of it
@@ -203,14 +230,14 @@ class MemoryLog:
                 wake()
 
     async def expire(self) -> None:
-        horizon = self._monotonic() - self._retention.age
+        horizon = self._monotonic() - self._age
         while self._logs:
             held = next(iter(self._logs.values()))
             newest = held.entries[-1]
             assert newest is not None
             if newest.at >= horizon:
                 break
-            while len(held):
+            while held.count:
                 self._drop(held)
 
     async def close(self) -> None:
@@ -221,7 +248,7 @@ class MemoryLog:
         return {
             "logs": len(self._logs),
             "heads": len(self._heads),
-            "entries": sum(len(held) for held in self._logs.values()),
+            "entries": sum(held.count for held in self._logs.values()),
             "bytes": sum(held.bytes for held in self._logs.values()),
         }
 
@@ -240,54 +267,49 @@ class MemoryLog:
 
     def _forget_heads(self) -> None:
         """Keep the number of empty logs bounded. One that somebody watches is passed over."""
-        for _ in range(len(self._heads) - self._retention.heads):
+        for _ in range(len(self._heads) - self._most_heads):
             name, held = self._heads.popitem(last=False)
             if held.watchers or not self._heads:
                 self._heads[name] = held
 
     def _trim(self, held: _Log, now: float) -> None:
-        """Bring the log, and all logs together, back within the retention."""
-        retention = self._retention
-        while len(held) > retention.events or (held.bytes > retention.bytes and len(held) > 1):
+        """Bring the log back within its own retention."""
+        while held.count > self._events or (held.bytes > self._bytes and held.count > 1):
             self._drop(held)
         self._drop_old(held, now)
-        self._classify(held)
-        while self._cost > retention.total_bytes:
+
+    def _trim_largest(self, appended: _Log) -> None:
+        """Bring all logs together back within the retention."""
+        while self._cost > self._total_bytes:
             largest = next(iter(self._classes[max(self._classes)].values()))
-            if largest is held and len(held) == 1:
+            if largest is appended and appended.count == 1:
                 break  # what was just appended stays; the next append to another log drops it
             self._drop(largest)
-            self._classify(largest)
 
     def _drop_old(self, held: _Log, now: float | None = None) -> None:
-        horizon = (self._monotonic() if now is None else now) - self._retention.age
-        while len(held):
-            oldest = held.entries[held.start]
-            assert oldest is not None
-            if oldest.at >= horizon:
-                break
+        horizon = (self._monotonic() if now is None else now) - self._age
+        while held.count and held.oldest().at < horizon:
             self._drop(held)
 
     def _drop(self, held: _Log) -> None:
         self._cost -= held.drop_oldest() + ENTRY_OVERHEAD
-        if not len(held):
+        if held.bytes + held.count * ENTRY_OVERHEAD < held.floor:
+            self._classify(held)
+        if not held.count:
             held.entries = []
             held.start = 0
-            self._classify(held)
             del self._logs[held.name]
             self._heads[held.name] = held
             self._forget_heads()
 
     def _classify(self, held: _Log) -> None:
         """File the log under its size, so that the largest is found without looking at all."""
-        size_class = _size_class(held.bytes + len(held) * ENTRY_OVERHEAD) if len(held) else 0
-        if size_class == held.size_class:
-            return
+        cost = held.bytes + held.count * ENTRY_OVERHEAD
         if held.size_class:
             members = self._classes[held.size_class]
             del members[held.name]
             if not members:
                 del self._classes[held.size_class]
-        held.size_class = size_class
-        if size_class:
-            self._classes.setdefault(size_class, OrderedDict())[held.name] = held
+        held.size_class, held.floor, held.ceiling = _size_class(cost)
+        if held.size_class:
+            self._classes.setdefault(held.size_class, OrderedDict())[held.name] = held

@@ -1,0 +1,86 @@
+"""Tools to look into a log with: what `websocket_core.log_conformance` is written in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Final
+from unicodedata import normalize
+
+from websocket_core.events import Event
+from websocket_core.identity import LogName
+from websocket_core.log import Entry, LogStore, Position
+
+LOG: Final = LogName("user", "conformance")
+OTHER: Final = LogName("user", "conformance, another")
+WAKE_SECONDS: Final = 5.0
+"""How long a wake-up may take to come. The laws let it be lost; a suite that never saw one would prove nothing."""
+
+_NAMES: Final = (
+    "a", "A", "aa", "a:b", "A:B", "a:B", "a/b", "a.b", "a b", "a*", "a?", "[a]", "{a}", "{a", "a}", "{a}:b", "a%3Ab",
+    "user:a", "topic:a", "%s", "../a", "a'", 'a"', "a\\", "1", "01", "\U0001f600", "x" * 256,
+    normalize("NFC", "\u00e9"), normalize("NFD", "\u00e9"), "ss", "\u00df", "\u0130", "\u0131", "i", "I",
+)  # fmt: skip
+HOSTILE: Final = [LogName(kind, name) for name in _NAMES for kind in ("user", "topic")]
+"""Names that a backend which escapes, folds, normalises or matches patterns takes for one another."""
+
+
+def an_event(event_id: str, text: str = "", *, connection_id: str | None = None, thread_id: str | None = None) -> Event:
+    """An event as an encoder would make it, with `text` in its data."""
+    body = f'{{"type":"conformance","data":{{"text":"{text}"}},"id":"{event_id}"'
+    return Event(event_id, body.encode(), connection_id, thread_id)
+
+
+async def append(log: LogStore, count: int, *, name: LogName = LOG, first: int = 1) -> list[Position]:
+    """Append events with the ids `e1`, `e2` ..."""
+    return [await log.append(name, an_event(f"e{number}")) for number in range(first, first + count)]
+
+
+async def read_on(log: LogStore, after: Position | None, limit: int, *, name: LogName = LOG) -> list[Entry]:
+    """Everything after a position, batch by batch, as a connection reads it; there must be no gap."""
+    entries: list[Entry] = []
+    while True:
+        batch = await log.read(name, after, limit)
+        assert batch.gap is None, f"a reader that reads on was told of a gap: {batch.gap}"
+        assert after is None or batch.start == after, "a batch without a gap starts where the reader asked from"
+        assert len(batch.entries) <= limit, "a batch is longer than the limit"
+        assert batch.entries or not batch.more, "more follows, and yet nothing came"
+        entries += batch.entries
+        if not batch.more:
+            return entries
+        after = batch.entries[-1].position
+
+
+def ids(entries: Iterable[Entry]) -> list[str]:
+    """The event ids, in order."""
+    return [entry.event.id for entry in entries]
+
+
+def check_chain(entries: Iterable[Entry], start: Position) -> None:
+    """Each entry joins the one before it, and the first joins `start`."""
+    epoch, offset, mark = start
+    for entry in entries:
+        assert entry.epoch == epoch, "the epoch changed between two entries"
+        assert entry.offset == offset + 1, f"offset {entry.offset} follows {offset}"
+        assert entry.prev == mark, f"the entry at offset {entry.offset} does not name the mark before it"
+        offset, mark = entry.offset, entry.mark
+
+
+class Wakes:
+    """Watches a log and counts the wake-ups, which may be late and may be more than the appends."""
+
+    def __init__(self, log: LogStore, name: LogName) -> None:
+        self.count = 0
+        self._came = asyncio.Event()
+        self.stop = log.watch(name, self._wake)
+
+    def _wake(self) -> None:
+        self.count += 1
+        self._came.set()
+
+    async def reach(self, count: int) -> None:
+        """Wait for that many wake-ups in all."""
+        async with asyncio.timeout(WAKE_SECONDS):
+            while self.count < count:
+                self._came.clear()
+                await self._came.wait()
