@@ -117,7 +117,7 @@ class JWTAuthenticator:
                 token_id=token_id if isinstance(token_id, str) else None,
                 claims=claims,
             )
-        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, OSError) as error:
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, OSError, RecursionError) as error:
             logger.debug("a token was not accepted", extra={"error": type(error).__name__})
             raise AuthenticationFailed("the token was not accepted") from None
 

@@ -139,7 +139,8 @@ class WebSocketConnection:
         if principal.user_id != self.user_id:
             raise ValueError("a connection keeps its user for life")
         self.principal = principal
-        self._outbound.not_after = self._not_after()
+        if self._close_code is None or self._flush:
+            self._outbound.not_after = self._not_after()
         return self._expires_in()
 
     def _not_after(self) -> float | None:
@@ -209,6 +210,8 @@ class WebSocketConnection:
         if self._close_code is None:
             self._close_code = code
         self._flush = flush
+        if not flush:
+            self._outbound.stop()
         if self.state is ConnectionState.OPEN:
             self.state = ConnectionState.CLOSING
         self._due = True
@@ -331,7 +334,7 @@ class WebSocketConnection:
 
     async def _greet(self) -> None:
         """Send `connected`, then what the first read found."""
-        batch = await self._read()
+        batch = await self._read(first=True)
         start = batch.start
         assert start is not None
         resumed = self._given and batch.gap is None
@@ -371,8 +374,9 @@ class WebSocketConnection:
             self._due = False
         return False
 
-    async def _read(self) -> Batch:
-        """What follows the cursor. While the log cannot be read, nothing does, and it is tried again soon."""
+    async def _read(self, *, first: bool = False) -> Batch:
+        """What follows the cursor. While the log cannot be read, nothing does, and it is tried again soon; the first
+        read raises instead, since nothing may be said of a cursor that nobody looked up."""
         self._dirty = False
         position = self._cursor.position
         try:
@@ -383,7 +387,7 @@ class WebSocketConnection:
                 gap = GapReason.NEW_EPOCH if position is not None else None
                 return Batch(Position(head.epoch, 0, ""), (), True, gap)
         except LogUnavailable:
-            if position is None:
+            if first or position is None:
                 raise
             logger.warning("the log of a connection cannot be read")
             self._loop.call_later(LOG_RETRY_SECONDS, self._wake)

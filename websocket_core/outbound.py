@@ -31,7 +31,7 @@ class SocketLost(Exception):
 
 
 class Expired(Exception):
-    """The principal's time is up: nothing more may be written to it."""
+    """The time of the principal, or of the connection, is up: nothing more may be written to it."""
 
 
 class Outbound:
@@ -74,6 +74,10 @@ class Outbound:
     def expired(self) -> bool:
         """Whether nothing may be written any more."""
         return self.not_after is not None and self._clock() > self.not_after
+
+    def stop(self) -> None:
+        """Write nothing more: a connection that closes is not sent what is left of its batch."""
+        self.not_after = float("-inf")
 
     def send(self, controls: Sequence[str], steps: Sequence[Entry | Gap]) -> Awaitable[None]:
         """Send control frames, then gaps and events: one frame each, or as few as the protocol allows.

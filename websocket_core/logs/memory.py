@@ -206,7 +206,8 @@ class MemoryLog:
             self._logs[log] = held
         else:
             self._logs.move_to_end(log)
-        if held.count > self._events or held.bytes > self._bytes or held.oldest().at < now - self._age:
+        oldest = held.entries[held.start]
+        if held.count > self._events or held.bytes > self._bytes or oldest.at < now - self._age:  # type: ignore[union-attr]
             self._trim(held, now)
         if held.bytes + held.count * ENTRY_OVERHEAD > held.ceiling:
             self._classify(held)

@@ -8,11 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import replace
+from functools import partial
 from http.cookies import CookieError, SimpleCookie
 from typing import Any, Final, NoReturn
 from urllib.parse import parse_qsl, urlsplit
 
 from websocket_core.auth import Authenticator, AuthRequest
+from websocket_core.connection import WebSocketConnection
 from websocket_core.errors import (
     AuthenticationFailed,
     ConnectionRefused,
@@ -85,29 +88,41 @@ class WebSocketEndpoint:
         self._waiting = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        if not self._origin_allowed(headers, scope):
+        """Serve one connection. What was needed to make it is not kept while it idles."""
+        connection = await self._connect(scope, receive, send)
+        if connection is not None:
+            await connection.serve(authenticate=partial(self._reauthenticate, scope))
+
+    async def _connect(self, scope: Scope, receive: Receive, send: Send) -> WebSocketConnection | None:
+        """From the handshake to a registered connection; None if it was refused or the client left."""
+        request = self._request(scope)
+        if not self._origin_allowed(request.origin, request.headers.get("host", ""), scope):
             await _refuse_handshake(receive, send)
-            return
-        query = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True))
+            return None
         subprotocol = PROTOCOL if PROTOCOL in scope.get("subprotocols", ()) else None
         socket = ASGISocket(receive, send, subprotocol)
-        request = AuthRequest(
+        try:
+            await socket.accept()
+            return await self._register(socket, request)
+        except ConnectionError as error:  # the client left; there is nobody to tell
+            logger.debug("a client left during the handshake", extra={"error": type(error).__name__})
+        return None
+
+    def _request(self, scope: Scope, token: str | None = None) -> AuthRequest:
+        """What an authenticator may look at."""
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        query = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True))
+        return AuthRequest(
             headers=headers,
             query=query,
             cookies={} if self._origins is None else _cookies(headers.get("cookie", "")),
             client=tuple(scope["client"]) if scope.get("client") else None,
             origin=headers.get("origin"),
-            token=_bearer(headers) or (query.get("token") if self._query_token else None),
+            token=token or _bearer(headers) or (query.get("token") if self._query_token else None),
         )
-        try:
-            await socket.accept()
-            await self._connect(socket, request)
-        except ConnectionError as error:  # the client left; there is nobody to tell
-            logger.debug("a client left during the handshake", extra={"error": type(error).__name__})
 
-    async def _connect(self, socket: ASGISocket, request: AuthRequest) -> None:
-        """Authenticate, connect, serve: the life of an accepted socket."""
+    async def _register(self, socket: ASGISocket, request: AuthRequest) -> WebSocketConnection | None:
+        """Authenticate an accepted socket and connect it; None if it was closed with a code."""
         cursor = request.query.get("cursor")
         try:
             try:
@@ -120,7 +135,7 @@ class WebSocketEndpoint:
                 principal = await self._authenticate(request)
             if principal.expires_at is not None and self._manager.now() >= principal.expires_at:
                 raise AuthenticationFailed("the token has expired")
-            connection = await self._manager.connect_user(
+            return await self._manager.connect_user(
                 socket,
                 principal.user_id,
                 request.query.get("connection_id"),
@@ -129,14 +144,12 @@ class WebSocketEndpoint:
                 cursor=cursor,
                 only_thread=request.query.get("thread_id"),
             )
-        except _Closed:
-            return
+        except (_Closed, ConnectionRefused):
+            return None  # the socket is closed already
         except AuthenticationFailed:
             await _close(socket, CloseCode.NOT_AUTHENTICATED)
         except InvalidInput:
             await _close(socket, CloseCode.MALFORMED)
-        except ConnectionRefused:
-            return  # the manager has closed the socket
         except (LogUnavailable, ManagerClosed):
             await _close(socket, CloseCode.OVERLOADED)
         except ConnectionError:
@@ -144,8 +157,7 @@ class WebSocketEndpoint:
         except Exception:
             logger.exception("a connection could not be made")
             await _close(socket, CloseCode.INTERNAL)
-        else:
-            await connection.serve(authenticate=lambda token: self._reauthenticate(request, token))
+        return None
 
     async def _first_frame(self, socket: ASGISocket, request: AuthRequest) -> tuple[AuthRequest, str | None]:
         """Wait for `auth {token, cursors?}`; the request with its token, and the cursor of the user's own log."""
@@ -176,25 +188,14 @@ class WebSocketEndpoint:
             await _leave(socket, CloseCode.NOT_AUTHENTICATED)
         if not isinstance(cursors, dict) or not isinstance(cursors.get("", ""), str):
             await _leave(socket, CloseCode.MALFORMED)
-        return self._with_token(request, token), cursors.get("") or None
+        return replace(request, token=token), cursors.get("") or None
 
-    @staticmethod
-    def _with_token(request: AuthRequest, token: str) -> AuthRequest:
-        return AuthRequest(
-            headers=request.headers,
-            query=request.query,
-            cookies=request.cookies,
-            client=request.client,
-            origin=request.origin,
-            token=token,
-        )
+    async def _reauthenticate(self, scope: Scope, token: str) -> Principal:
+        """The principal of a token that came on the open socket."""
+        return await self._authenticate(self._request(scope, token))
 
-    async def _reauthenticate(self, request: AuthRequest, token: str) -> Principal:
-        return await self._authenticate(self._with_token(request, token))
-
-    def _origin_allowed(self, headers: dict[str, str], scope: Scope) -> bool:
+    def _origin_allowed(self, origin: str | None, host: str, scope: Scope) -> bool:
         """Programs send no origin. A browser's must be on the list; without a list it must be the server's own."""
-        origin = headers.get("origin")
         if origin is None:
             return True
         try:
@@ -205,7 +206,7 @@ class WebSocketEndpoint:
             return named in self._origins
         scheme = "https" if scope.get("scheme") in ("wss", "https") else "http"
         try:
-            return named == _origin(f"{scheme}://{headers.get('host', '')}")
+            return named == _origin(f"{scheme}://{host}")
         except InvalidInput:
             return False
 
