@@ -8,6 +8,7 @@ An unreachable log delays or kills no run.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from bridge.agent_run import AgentRun
@@ -27,6 +28,11 @@ class BridgeHost(Protocol):
 
     @property
     def runs(self) -> OpenRuns: ...
+
+    @property
+    def monotonic(self) -> Callable[[], float]:
+        """The clock of durations, in seconds."""
+        ...
 
     def outbox(self, user_id: str) -> Outbox: ...
 
@@ -50,6 +56,7 @@ class AgentWebSocketBridge:
             outbox=lambda: manager.outbox(user_id),
             encoder=manager.encoder,
             open_runs=manager.runs,
+            monotonic=manager.monotonic,
             describe_error=describe_error,
         )
 

@@ -80,7 +80,7 @@ class AgentRun:
         assert task is not None
         self._task = task
         self._cancelling = task.cancelling()
-        self._began = asyncio.get_running_loop().time()
+        self._began = self._channel.monotonic()
         started_id = self._channel.new_id()
         # Derived, so that whoever ends this run appends the same id, and the log holds it once.
         self._terminal_id = f"{started_id}.end"
@@ -146,7 +146,7 @@ class AgentRun:
         self._flush()
         data: dict[str, Any] = {
             "agent": self.agent,
-            "duration": round(asyncio.get_running_loop().time() - self._began, 6),
+            "duration": round(self._channel.monotonic() - self._began, 6),
         }
         if error is None or isinstance(error, asyncio.CancelledError):
             self.status = "cancelled" if error is not None else "interrupted" if self._interrupted else "success"
@@ -275,7 +275,7 @@ class ToolCall:
             raise InvalidEvent("a call with this tool_call_id is open in this run")
         channel = run._channel
         run._flush()
-        self._began = asyncio.get_running_loop().time()
+        self._began = run._channel.monotonic()
         # Either the call and its end are told, or neither is.
         self._told = run._told and channel.outbox.reserve()
         data = {"tool": self.name, "tool_call_id": self.tool_call_id, "arguments": self.arguments}
@@ -316,7 +316,7 @@ class ToolCall:
             "tool_call_id": self.tool_call_id,
             "result": self.result,
             "status": "success",
-            "duration": round(asyncio.get_running_loop().time() - self._began, 6),
+            "duration": round(run._channel.monotonic() - self._began, 6),
         }
         if isinstance(error, asyncio.CancelledError):
             data["status"] = "cancelled"

@@ -45,10 +45,12 @@ class RunChannel:
         outbox: Callable[[], Outbox],
         encoder: EventEncoder,
         open_runs: OpenRuns,
+        monotonic: Callable[[], float],
         describe_error: DescribeError,
     ) -> None:
         self.user_id: Final = user_id
         self.open_runs: Final = open_runs
+        self.monotonic: Final = monotonic
         self.new_id: Final = encoder.new_id
         self.delta_characters: Final = encoder.safe_characters
         self._error_characters = min(ERROR_CHARACTERS, encoder.safe_characters)

@@ -75,6 +75,7 @@ class WebSocketConnection:
         ended: Callable[[WebSocketConnection], None],
         only_thread: str | None = None,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.websocket = websocket
         self.principal = principal
@@ -99,6 +100,7 @@ class WebSocketConnection:
             batch_bytes=limits.batch_bytes,
             metrics=metrics,
             clock=clock,
+            monotonic=monotonic,
         )
         self._outbound.not_after = self._not_after()
         self._cursor = LogCursor(Grant.own(principal), connection_id=connection_id, thread_id=only_thread)
@@ -210,7 +212,9 @@ class WebSocketConnection:
         if self._close_code is None:
             self._close_code = code
         self._flush = flush
-        if not flush:
+        if flush:
+            self._dirty = True  # a wake-up may have been lost
+        else:
             self._outbound.stop()
         if self.state is ConnectionState.OPEN:
             self.state = ConnectionState.CLOSING
@@ -248,8 +252,6 @@ class WebSocketConnection:
         self._controls.append(control_frame(frame_type, **fields))
         self._due = True
         self._wake_writer()
-
-    # -- the writer
 
     def _wake(self) -> None:
         """Called by the log after an append."""

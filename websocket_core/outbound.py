@@ -42,8 +42,8 @@ class Outbound:
     """
 
     __slots__ = (
-        "_batch_bytes", "_clock", "_metrics", "_own_log", "_send_text", "_shares_frames", "_socket", "_time",
-        "not_after", "write_since", "wrote_at",
+        "_batch_bytes", "_clock", "_metrics", "_monotonic", "_own_log", "_send_text", "_shares_frames", "_socket",
+        "_time", "not_after", "write_since", "wrote_at",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +55,7 @@ class Outbound:
         batch_bytes: int,
         metrics: Metrics,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._socket = socket
         self._send_text = socket.send_text
@@ -63,6 +64,7 @@ class Outbound:
         self._batch_bytes = batch_bytes
         self._metrics = metrics
         self._clock = clock
+        self._monotonic = monotonic
         self._time = asyncio.get_running_loop().time
         self.not_after: float | None = None
         """After this Unix second nothing is written."""
@@ -142,11 +144,12 @@ class Outbound:
             raise SocketLost from error
         finally:
             self.write_since = None
-        self.wrote_at = now = self._time()
+        self.wrote_at = self._time()
         if events:
             metrics = self._metrics
             metrics.events_delivered += events
-            metrics.delivery_latency.observe(now - oldest)
+            # By the clock that `oldest` was read from: a loop may keep a time of its own, in whole milliseconds.
+            metrics.delivery_latency.observe(self._monotonic() - oldest)
 
     async def close(self, code: int, reason: str) -> None:
         """Close the socket. Raises `SocketLost`."""

@@ -97,6 +97,7 @@ class UnifiedWebSocketManager:
             age=self.retention.age, per_user=self.limits.known_connections, monotonic=monotonic
         )
         self._clock = clock
+        self.monotonic = monotonic
         self._entropy = entropy
         self._on_connect = on_connect
         self._on_disconnect = on_disconnect
@@ -110,8 +111,6 @@ class UnifiedWebSocketManager:
         self._hooks: set[asyncio.Task[None]] = set()
         self._closed = False
         self._draining = False
-
-    # -- life
 
     async def __aenter__(self) -> Self:
         self._start()
@@ -221,8 +220,6 @@ class UnifiedWebSocketManager:
         """Unix seconds, by the clock that expiry is judged by."""
         return self._clock()
 
-    # -- connections
-
     async def connect_user(
         self,
         websocket: Socket,
@@ -275,6 +272,7 @@ class UnifiedWebSocketManager:
             ended=self._connection_ended,
             only_thread=only_thread,
             clock=self._clock,
+            monotonic=self.monotonic,
         )
         replaced = self._registry.add(connection, per_user=self.limits.connections_per_user)
         if replaced is not None:
@@ -349,8 +347,6 @@ class UnifiedWebSocketManager:
             raise FrameRefused("invalid", "cancel carries a run_id")
         if not self.runs.cancel(peer.user_id, run_id):
             raise FrameRefused("not_found", "there is no such open run")
-
-    # -- events
 
     def get_emitter(self, user_id: str) -> UnifiedWebSocketEmitter:
         """The emitter of this user: the same one while the user is connected or somebody holds it."""

@@ -12,6 +12,7 @@ _CELL_END = re.compile(r"(?<!\\)\|")
 _TABLE_RULE = re.compile(r"^\s*\|?[\s:|-]+\|[\s:|-]*$")
 _LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
 _MARKS = re.compile(r"\*\*|__(?=\S)|(?<=\S)__|`|<[^<>\s][^<>]*>")
+_ENDINGS = "ations ation ions ion ings ing ers ies ied ated ate ed es s".split()
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"”’)]*\s+(?=[A-Z“\"(\[])")
 
 STOP_WORDS = frozenset(
