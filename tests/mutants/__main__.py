@@ -1,0 +1,109 @@
+"""Applies each mutant to a copy of the packages and demands that its named test fails there.
+
+    python -m tests.mutants              all of them
+    python -m tests.mutants NAME ...     those whose name contains one of the words
+    python -m tests.mutants --survey ... show which tests of the mutant's files fail, to choose the one to name
+
+The shipped code carries no switches: a mutant is an edit of the source, made in a temporary directory. A mutant whose
+text is not found exactly once is stale and counts as a failure, and so is a named test that does not pass unmutated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.mutants.catalogue import MUTANTS, Mutant
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+COPIED = ("websocket_core", "bridge", "tests", "pyproject.toml")
+FAILED = 1
+"""What pytest exits with when tests ran and some failed; anything else is no kill."""
+
+
+def copy_to(target: Path) -> None:
+    ignored = shutil.ignore_patterns("__pycache__", ".hypothesis")
+    for name in COPIED:
+        source = REPOSITORY / name
+        if source.is_dir():
+            shutil.copytree(source, target / name, ignore=ignored)
+        else:
+            shutil.copy(source, target / name)
+
+
+def mutate(root: Path, mutant: Mutant) -> str | None:
+    """Apply the edits; what is wrong with them if they do not fit the source any more."""
+    for edit in mutant.edits:
+        path = root / edit.file
+        source = path.read_text()
+        found = source.count(edit.old)
+        if found != 1:
+            return f"stale: its text stands {found} times in {edit.file}"
+        path.write_text(source.replace(edit.old, edit.new))
+    return None
+
+
+def run_tests(root: Path, tests: tuple[str, ...], *more: str) -> tuple[int, str]:
+    """pytest's exit code and output. The mutated packages are imported, since the directory comes first."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", *more, *tests]
+    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def judge(mutant: Mutant, survey: bool) -> tuple[bool, str]:
+    """Whether the mutant was killed, and a word about it."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as directory:
+        root = Path(directory)
+        copy_to(root)
+        if fault := mutate(root, mutant):
+            return False, fault
+        if survey:
+            files = tuple(dict.fromkeys(test.partition("::")[0] for test in mutant.killers))
+            _code, output = run_tests(root, files, "--timeout=20", "-x" if len(files) > 5 else "--maxfail=40")
+            return True, "\n    ".join(["", *(line for line in output.splitlines() if line.startswith("FAILED"))])
+        for test in mutant.killers:
+            code, output = run_tests(root, (test,), "-x", "--timeout=20")
+            if code != FAILED:
+                return False, f"survived {test} (pytest exited with {code})\n{output[-1500:] if code > 1 else ''}"
+    return True, "killed by " + ", ".join(mutant.killers)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--survey", action="store_true")
+    arguments = parser.parse_args()
+    chosen = [
+        mutant for mutant in MUTANTS if not arguments.names or any(name in mutant.name for name in arguments.names)
+    ]
+    began = time.monotonic()
+    if not arguments.survey:
+        killers = tuple(dict.fromkeys(test for mutant in chosen for test in mutant.killers))
+        code, output = run_tests(REPOSITORY, killers)
+        if code != 0:
+            print(output[-3000:])
+            print("the named tests do not pass without a mutant, so they prove nothing")
+            return 1
+    survivors = 0
+    with ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 2))) as pool:
+        for mutant, (killed, word) in zip(
+            chosen, pool.map(lambda each: judge(each, arguments.survey), chosen), strict=True
+        ):
+            survivors += not killed
+            print(f"{'ok  ' if killed else 'LIVE'} {mutant.name}: {word}", flush=True)
+    print(
+        f"{len(chosen)} mutants, {len(chosen) - survivors} killed, {survivors} alive, {time.monotonic() - began:.0f} s"
+    )
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,567 @@
+"""The mutants: what each breaks, the edit that breaks it, and the tests that must notice.
+
+The numbers in brackets are those of the isolation mutants in our research on faults; features that do not exist yet
+bring theirs with them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Edit(NamedTuple):
+    """Replace `old`, which stands exactly once in the file, by `new`."""
+
+    file: str
+    old: str
+    new: str
+
+
+class Mutant(NamedTuple):
+    name: str
+    promise: str
+    edits: tuple[Edit, ...]
+    killers: tuple[str, ...]
+    """Each of these tests must fail."""
+
+
+CURSOR = "websocket_core/cursor.py"
+OUTBOUND = "websocket_core/outbound.py"
+CONNECTION = "websocket_core/connection.py"
+IDENTITY = "websocket_core/identity.py"
+REGISTRY = "websocket_core/registry.py"
+MANAGER = "websocket_core/unified_manager.py"
+EMITTER = "websocket_core/unified_emitter.py"
+MEMORY = "websocket_core/logs/memory.py"
+OUTBOX = "websocket_core/outbox.py"
+EVENTS = "websocket_core/events.py"
+INBOUND = "websocket_core/inbound.py"
+ENDPOINT = "websocket_core/transports/websocket.py"
+AUTH = "websocket_core/auth.py"
+RUN = "bridge/agent_run.py"
+
+ISOLATION = "tests/mission_critical/test_isolation.py::"
+AUDIENCE = "tests/mission_critical/test_no_fallback_audience.py::"
+DELIVERY = "tests/mission_critical/test_delivery.py::"
+RUNS = "tests/mission_critical/test_runs_are_closed.py::"
+OBSERVER = "tests/mission_critical/test_observer_failure_never_kills_a_run.py::"
+HANGING = "tests/mission_critical/test_hanging_sockets_delay_nobody.py::"
+LIMITS = "tests/mission_critical/test_limits.py::"
+BAD_EVENTS = "tests/mission_critical/test_bad_events.py::"
+DATA = "tests/mission_critical/test_data_is_never_changed.py::"
+IMPORTS = "tests/mission_critical/test_imports_have_no_effect.py::"
+CRITICAL = "tests/mission_critical/test_critical_events.py::"
+
+_READ_CHECK = Edit(CURSOR, "            if log != own:\n", "            if False:\n")
+_WRITE_CHECK = Edit(OUTBOUND, "        if entry.log != self._own_log:\n", "        if False:\n")
+
+MUTANTS: tuple[Mutant, ...] = (
+    # -- isolation
+    Mutant(
+        "read_check_missing",
+        "an entry is compared with the grant when it is read",
+        (_READ_CHECK,),
+        (ISOLATION + "test_a_cursor_takes_no_entry_of_another_log_and_stays_where_it_is",),
+    ),
+    Mutant(
+        "write_check_missing",
+        "an entry is compared with the principal before it is written",
+        (_WRITE_CHECK,),
+        (ISOLATION + "test_the_last_look_before_the_socket_knows_its_own_log_only",),
+    ),
+    Mutant(
+        "both_checks_missing",
+        "a foreign entry in the store is not sent (a pair: each check hides the absence of the other)",
+        (_READ_CHECK, _WRITE_CHECK),
+        (ISOLATION + "test_a_foreign_entry_in_the_store_closes_the_connection_and_is_not_sent",),
+    ),
+    Mutant(
+        "prefix_match [5]",
+        "logs are compared exactly",
+        (Edit(CURSOR, "if log != own:", "if not log.name.startswith(own.name):"),),
+        (ISOLATION + "test_a_cursor_takes_no_entry_of_another_log_and_stays_where_it_is",),
+    ),
+    Mutant(
+        "keys_concatenated [7]",
+        "a user's log and a topic's of the same name are two logs",
+        (
+            Edit(
+                MEMORY,
+                "        held = self._logs.get(log)\n        if held is None:\n            held = self._get(log)\n",
+                "        log = LogName('user', log.name.removeprefix('user:'))\n"
+                "        held = self._logs.get(log)\n        if held is None:\n            held = self._get(log)\n",
+            ),
+        ),
+        ("tests/unit/test_log_conformance.py",),
+    ),
+    Mutant(
+        "ids_case_folded [8]",
+        "user ids are compared exactly",
+        (Edit(IDENTITY, "return UserId(str.__str__(value))", "return UserId(str.__str__(value).casefold())"),),
+        (ISOLATION + "test_a_hundred_users_at_once_each_see_exactly_their_own_events",),
+    ),
+    Mutant(
+        "ids_normalised [8]",
+        "user ids are not normalised",
+        (
+            Edit(
+                IDENTITY,
+                "return UserId(str.__str__(value))",
+                "return UserId(unicodedata.normalize('NFKC', str.__str__(value)))",
+            ),
+        ),
+        (ISOLATION + "test_a_hundred_users_at_once_each_see_exactly_their_own_events",),
+    ),
+    Mutant(
+        "ids_coerced [9]",
+        "the number 1 is not the user '1'",
+        (
+            Edit(
+                IDENTITY,
+                "    fault = text_fault(value, characters=USER_ID_CHARACTERS, utf8_bytes=USER_ID_BYTES)\n",
+                "    value = str(value) if isinstance(value, int) else value\n"
+                "    fault = text_fault(value, characters=USER_ID_CHARACTERS, utf8_bytes=USER_ID_BYTES)\n",
+            ),
+        ),
+        (ISOLATION + "test_what_is_no_user_id_is_refused_alike_everywhere",),
+    ),
+    Mutant(
+        "principal_in_a_global [1]",
+        "who connects is known from the connection, not from something shared",
+        (
+            Edit(
+                ENDPOINT,
+                "            if principal.expires_at is not None and",
+                "            self.principal = principal\n"
+                "            import asyncio as _asyncio\n"
+                "            await _asyncio.sleep(0.01)\n"
+                "            principal = self.principal\n"
+                "            if principal.expires_at is not None and",
+            ),
+        ),
+        ("tests/integration/test_isolation_over_sockets.py",),
+    ),
+    Mutant(
+        "auth_cache_by_prefix [3]",
+        "a token is verified as a whole",
+        (
+            Edit(
+                AUTH,
+                "            claims = self._decode(token, await self._verification_key(token))\n",
+                "            cache = self.__dict__.setdefault('_cache', {})\n"
+                "            if token[:36] not in cache:\n"
+                "                cache[token[:36]] = self._decode(token, await self._verification_key(token))\n"
+                "            claims = cache[token[:36]]\n",
+            ),
+        ),
+        ("tests/unit/test_auth.py",),
+    ),
+    Mutant(
+        "client_names_the_user [20]",
+        "the user comes from the principal, never from what a client sends",
+        (
+            Edit(
+                ENDPOINT,
+                "            return await self._manager.connect_user(\n                socket,\n"
+                "                principal.user_id,\n",
+                "            if 'user_id' in request.query:\n"
+                "                principal = Principal(request.query['user_id'])\n"
+                "            return await self._manager.connect_user(\n                socket,\n"
+                "                principal.user_id,\n",
+            ),
+        ),
+        ("tests/integration/test_isolation_over_sockets.py",),
+    ),
+    Mutant(
+        "resume_skips_authentication [21]",
+        "a resume authenticates again",
+        (
+            Edit(
+                ENDPOINT,
+                "                if request.token is not None:\n                    raise\n",
+                "                if cursor is not None and 'user_id' in request.query:\n"
+                "                    return await self._manager.connect_user(\n"
+                "                        socket, request.query['user_id'], cursor=cursor)\n"
+                "                if request.token is not None:\n                    raise\n",
+            ),
+        ),
+        ("tests/integration/test_isolation_over_sockets.py",),
+    ),
+    Mutant(
+        "refresh_changes_the_user [25]",
+        "a token refreshed on an open socket is for the same user (a pair: both places check)",
+        (
+            Edit(INBOUND, "    if principal.user_id != peer.user_id:\n", "    if False:\n"),
+            Edit(CONNECTION, "        if principal.user_id != self.user_id:\n", "        if False:\n"),
+        ),
+        (ISOLATION + "test_a_token_refreshed_on_an_open_socket_must_be_for_the_same_user",),
+    ),
+    Mutant(
+        "expiry_checked_at_connect_only [27]",
+        "nothing is written after a token has expired",
+        (
+            Edit(
+                OUTBOUND,
+                "        if self.not_after is not None and self._clock() > self.not_after:\n",
+                "        if False:\n",
+            ),
+        ),
+        ("tests/unit/test_outbound.py",),
+    ),
+    Mutant(
+        "last_tab_wins [28]",
+        "every tab of a user is served",
+        (Edit(REGISTRY, "if replaced is None and len(of_user) >= per_user:", "if replaced is None and of_user:"),),
+        (ISOLATION + "test_a_hundred_users_at_once_each_see_exactly_their_own_events",),
+    ),
+    Mutant(
+        "context_of_another_user",
+        "an emitter is not made with another user's context",
+        (
+            Edit(
+                EMITTER,
+                "if context is not None and context.user_id != self._user_id:",
+                "if False and context is not None:",
+            ),
+        ),
+        (ISOLATION + "test_an_emitter_is_bound_to_one_user_for_life",),
+    ),
+    Mutant(
+        "cancel_without_user",
+        "somebody else's run does not exist",
+        (
+            Edit(
+                "websocket_core/runs.py",
+                "        stops = list(self._runs.get(user_id, {}).get(run_id, ()))\n",
+                "        stops = [stop for runs in self._runs.values() for stop in runs.get(run_id, ())]\n",
+            ),
+        ),
+        (ISOLATION + "test_somebody_elses_run_answers_a_cancel_as_if_it_did_not_exist",),
+    ),
+    # -- audience
+    Mutant(
+        "fallback_broadcast",
+        "an unknown connection is an error, never everybody",
+        (
+            Edit(
+                EMITTER,
+                "            await self._host.require_connection(self._user_id, connection_id)\n",
+                "            try:\n"
+                "                await self._host.require_connection(self._user_id, connection_id)\n"
+                "            except LookupError:\n"
+                "                connection_id = None\n",
+            ),
+        ),
+        (AUDIENCE + "test_an_unknown_connection_is_an_error_and_reaches_nobody",),
+    ),
+    Mutant(
+        "addressed_to_all_tabs",
+        "an addressed event is read by that connection only",
+        (
+            Edit(
+                CURSOR,
+                "if event.connection_id is not None and event.connection_id != self._connection_id:",
+                "if False:",
+            ),
+        ),
+        (AUDIENCE + "test_an_addressed_event_is_read_by_that_connection_only",),
+    ),
+    # -- limits
+    Mutant(
+        "alphabetical_eviction",
+        "the oldest connection by arrival makes room",
+        (Edit(REGISTRY, "replaced = next(iter(of_user.values()))", "replaced = of_user[min(of_user)]"),),
+        (LIMITS + "?",),
+    ),
+    Mutant(
+        "one_connection_too_many",
+        "a limit is a limit",
+        (Edit(REGISTRY, "len(of_user) >= per_user", "len(of_user) > per_user"),),
+        (LIMITS + "?",),
+    ),
+    # -- data
+    Mutant(
+        "mutated_payload",
+        "the caller's data is never changed",
+        (
+            Edit(
+                EMITTER,
+                "        event = self._encoder.encode(\n",
+                "        data.setdefault('user_id', self._user_id)  # type: ignore[attr-defined]\n"
+                "        event = self._encoder.encode(\n",
+            ),
+        ),
+        (DATA + "?",),
+    ),
+    Mutant(
+        "not_a_number_becomes_null",
+        "what is not JSON is refused",
+        (Edit(EVENTS, "        return math.isfinite(value)  # type: ignore[arg-type]\n", "        return True\n"),),
+        (BAD_EVENTS + "?",),
+    ),
+    Mutant(
+        "payload_merged_into_the_envelope",
+        "a key in the data replaces no field of the envelope",
+        (
+            Edit(
+                EVENTS,
+                "            encode_json(data, depth=self._event_depth),\n",
+                "            encode_json(data, depth=self._event_depth) + b',' + encode_json(data)[1:-1]\n"
+                "            if data else b'{}',\n",
+            ),
+        ),
+        (ISOLATION + "test_a_key_in_the_data_replaces_no_field_of_the_envelope",),
+    ),
+    # -- delivery
+    Mutant(
+        "retry_never_runs",
+        "an append that failed is tried again",
+        (
+            Edit(
+                OUTBOX,
+                "            position = await self._again(log, event, error, started)\n",
+                "            raise AppendFailed(event.id, 1) from error\n",
+            ),
+        ),
+        (DELIVERY + "test_an_append_that_failed_is_tried_again_until_it_succeeds",),
+    ),
+    Mutant(
+        "retry_wraps_every_append",
+        "the happy path enters no retry machinery",
+        (
+            Edit(
+                OUTBOX,
+                "            position = await self._writer.append(log, event)\n        except LogUnavailable as error:\n"
+                "            position = await self._again(log, event, error, started)\n",
+                "            position = await self._again(log, event, LogUnavailable(), started)\n"
+                "        except LogUnavailable as error:\n"
+                "            position = await self._again(log, event, error, started)\n",
+            ),
+        ),
+        (DELIVERY + "test_the_retry_machinery_is_not_entered_on_the_happy_path",),
+    ),
+    Mutant(
+        "no_idempotency",
+        "an event id stands in a log once",
+        (Edit(MEMORY, "        if known is not None:\n", "        if False:\n"),),
+        (DELIVERY + "test_a_retried_append_is_not_delivered_twice", DELIVERY + "test_an_event_id_is_in_a_log_once"),
+    ),
+    Mutant(
+        "epoch_ignored",
+        "a cursor of an earlier life is answered with a gap",
+        (Edit(MEMORY, "        if epoch != self.epoch:\n", "        if False:\n"),),
+        (DELIVERY + "test_a_log_that_lost_its_memory_is_told_as_a_new_epoch",),
+    ),
+    Mutant(
+        "mark_ignored",
+        "a position is honoured only with its mark",
+        (Edit(MEMORY, "return None if held == mark else GapReason.DIVERGED", "return None"),),
+        (DELIVERY + "test_a_cursor_that_the_log_never_gave_out_is_told_as_diverged",),
+    ),
+    Mutant(
+        "chain_ignored",
+        "a break in the chain is a gap",
+        (Edit(CURSOR, "if entry_offset != offset + 1 or prev != mark or entry_epoch != epoch:", "if False:"),),
+        ("tests/unit/test_cursor.py",),
+    ),
+    Mutant(
+        "trimmed_in_silence",
+        "what was trimmed is told",
+        (Edit(MEMORY, "            return GapReason.TRIMMED\n", "            return None\n"),),
+        (DELIVERY + "test_events_that_were_trimmed_are_told_as_a_gap",),
+    ),
+    Mutant(
+        "lost_wake_up",
+        "an append during a read is not missed",
+        (
+            Edit(
+                CONNECTION,
+                "        self._dirty = False\n        position = self._cursor.position\n",
+                "        position = self._cursor.position\n",
+            ),
+            Edit(
+                CONNECTION,
+                "        if batch.more:\n            self._dirty = True\n",
+                "        self._dirty = batch.more\n",
+            ),
+        ),
+        (DELIVERY + "test_an_append_just_after_a_read_is_not_missed",),
+    ),
+    Mutant(
+        "no_position_check",
+        "a lost wake-up costs at most one heartbeat",
+        (
+            Edit(
+                CONNECTION,
+                "        self._ping_due = self._due = True\n        self._wake()\n",
+                "        self._ping_due = self._due = True\n        self._wake_writer()\n",
+            ),
+        ),
+        (DELIVERY + "test_a_lost_wake_up_costs_at_most_one_heartbeat",),
+    ),
+    Mutant(
+        "history_read_twice",
+        "nothing is delivered twice to one cursor",
+        (
+            Edit(
+                CONNECTION,
+                "        await self._outbound.send([greeting], steps)\n",
+                "        self._cursor.position = start\n        await self._outbound.send([greeting], steps)\n",
+            ),
+        ),
+        (DELIVERY + "test_a_client_that_resumes_after_a_cut_loses_nothing_and_gets_nothing_twice",),
+    ),
+    Mutant(
+        "shutdown_discards",
+        "shutdown delivers what was emitted before it",
+        (
+            Edit(
+                MANAGER,
+                "        for connection in self._registry:\n            connection.close(CloseCode.RESTARTING, flush=True)\n",
+                "        for connection in self._registry:\n            connection.close(CloseCode.RESTARTING)\n",
+            ),
+        ),
+        ("tests/mission_critical/test_shutdown_flushes.py::test_a_client_that_was_behind_gets_the_rest_before_it_is_sent_away",),
+    ),
+    Mutant(
+        "producer_never_yields",
+        "a tight producer starves nobody",
+        (Edit(OUTBOX, "TURN: Final = 64", "TURN: Final = 64_000_000"),),
+        (DELIVERY + "test_another_user_is_served_in_the_middle_of_somebodys_burst",),
+    ),
+    Mutant(
+        "several_events_for_a_plain_client",
+        "a plain client gets one object per frame",
+        (Edit(OUTBOUND, "self._shares_frames = protocol == PROTOCOL", "self._shares_frames = True"),),
+        (DELIVERY + "test_a_plain_client_gets_exactly_one_object_per_frame",),
+    ),
+    # -- slow and dead peers
+    Mutant(
+        "sending_under_a_lock",
+        "a hung socket delays nobody",
+        (
+            Edit(
+                OUTBOUND,
+                "            await self._send_text(text)\n",
+                "            lock = self._metrics.__class__.__dict__.get('lock') or asyncio.Lock()\n"
+                "            self._metrics.__class__.lock = lock  # type: ignore[attr-defined]\n"
+                "            async with lock:\n"
+                "                await self._send_text(text)\n",
+            ),
+        ),
+        (HANGING + "test_a_hung_socket_delays_no_emit_no_other_tab_and_no_other_user",),
+    ),
+    Mutant(
+        "write_time_out_ignored",
+        "a connection whose write does not finish is deregistered",
+        (Edit(CONNECTION, "if writing is not None and now - writing > self._limits.write_timeout:", "if False:"),),
+        (HANGING + "test_a_hung_connection_is_deregistered_after_the_write_time_out_and_counted",),
+    ),
+    # -- runs
+    Mutant(
+        "no_terminal_event_on_cancel",
+        "every run ends with exactly one terminal event",
+        (
+            Edit(
+                RUN,
+                '        """Close what is open, tools and children first, then the run itself. Never waits."""\n',
+                '        """Close what is open, tools and children first, then the run itself. Never waits."""\n'
+                "        if isinstance(error, asyncio.CancelledError):\n            return\n",
+            ),
+        ),
+        (RUNS + "test_a_run_whose_task_is_cancelled",),
+    ),
+    Mutant(
+        "unpaired_tool_on_cancel",
+        "every tool that was called is completed",
+        (
+            Edit(
+                RUN,
+                '        """Emit `tool_completed`, once. Never waits."""\n',
+                '        """Emit `tool_completed`, once. Never waits."""\n'
+                "        if isinstance(error, asyncio.CancelledError):\n            return\n",
+            ),
+        ),
+        (RUNS + "test_a_cancellation_at_every_await_leaves_nothing_open",),
+    ),
+    Mutant(
+        "cancelled_while_entering",
+        "a run that is cancelled before its block began has an end too",
+        (
+            Edit(
+                RUN,
+                "            await self._channel.outbox.settled()\n        except BaseException as error:\n            self._end(error)\n",
+                "            await self._channel.outbox.settled()\n        except BaseException as error:\n",
+            ),
+        ),
+        (RUNS + "test_a_cancellation_at_every_await_leaves_nothing_open",),
+    ),
+    Mutant(
+        "reserved_slots_ignored",
+        "pairs and ends find room in a full outbox",
+        (
+            Edit(
+                OUTBOX,
+                "            len(self._queue) + self._reserved >= self._limits.outbox\n            or",
+                "            len(self._queue) >= self._limits.outbox\n            or",
+            ),
+            Edit(OUTBOX, "        if not reserved and (\n", "        if (\n"),
+        ),
+        (OBSERVER + "test_pairs_and_ends_hold_however_little_room_there_is",),
+    ),
+    Mutant(
+        "outbox_out_of_order",
+        "events wait in order",
+        (
+            Edit(
+                OUTBOX,
+                "        self._queue.append(item)\n",
+                "        self._queue.insert(min(1, len(self._queue)), item)\n",
+            ),
+        ),
+        (OBSERVER + "test_a_log_in_trouble_kills_no_run_and_loses_no_event",),
+    ),
+    Mutant(
+        "drops_are_silent",
+        "what did not fit is told",
+        (Edit(OUTBOX, "            self._enqueue(_Dropped())\n", "            pass\n"),),
+        (OBSERVER + "test_what_does_not_fit_is_counted_and_told_in_its_place",),
+    ),
+    Mutant(
+        "log_trouble_kills_the_run",
+        "an observer's failure never kills an agent's run",
+        (
+            Edit(
+                OUTBOX,
+                "        if self._done >= self._put or self.failing:\n            return\n",
+                "        if self.failing:\n            raise LogUnavailable\n        if self._done >= self._put:\n            return\n",
+            ),
+        ),
+        (OBSERVER + "test_a_log_in_trouble_kills_no_run_and_loses_no_event",),
+    ),
+    # -- the door
+    Mutant(
+        "origin_ignored",
+        "a foreign page is refused",
+        (Edit(ENDPOINT, "        if not self._origin_allowed(", "        if False and not self._origin_allowed("),),
+        ("tests/integration/test_origins.py",),
+    ),
+    Mutant(
+        "expired_token_accepted",
+        "a token that has expired does not connect",
+        (Edit(AUTH, 'required = ["exp", "sub"]', 'required = ["sub"]'),),
+        ("tests/unit/test_auth.py",),
+    ),
+    Mutant(
+        "importing_has_an_effect",
+        "nothing happens at import",
+        (
+            Edit(
+                "websocket_core/__init__.py",
+                "def __dir__()",
+                "import websocket_core.metrics as _metrics\n\n_metrics.process_metrics()\n\n\ndef __dir__()",
+            ),
+        ),
+        (IMPORTS + "?",),
+    ),
+)
