@@ -17,26 +17,25 @@ from typing import Any, Final
 
 from websocket_core.cursor import LogCursor
 from websocket_core.errors import IsolationViolation, LogUnavailable
+from websocket_core.follower import LogFollower
 from websocket_core.identity import Grant, LogName, Principal, UserId
 from websocket_core.inbound import Authenticate, FrameHandler, Inbound, receive_frame
 from websocket_core.limits import Limits
-from websocket_core.log import Batch, GapReason, LogReader, Position
+from websocket_core.log import LogReader, Position
 from websocket_core.metrics import Metrics
 from websocket_core.outbound import Expired, Outbound, Socket, SocketLost
+from websocket_core.pacing import BurstCredit
 from websocket_core.wire import (
     CLOSE_RULES,
     PROTOCOL,
     CloseCode,
     control_frame,
-    encode_cursor,
 )
 
 logger = logging.getLogger(__name__)
 
 CONTROL_FRAMES: Final = 64
 """With this many control frames waiting, no further frame is read from the client."""
-LOG_RETRY_SECONDS: Final = 1.0
-"""How soon a log that could not be read is read again."""
 
 
 class ConnectionState(StrEnum):
@@ -53,9 +52,9 @@ class WebSocketConnection:
     """
 
     __slots__ = (
-        "__weakref__", "_active_at", "_clock", "_close_code", "_controls", "_cursor", "_dirty", "_drained", "_due",
-        "_ended", "_flush", "_given", "_inbound", "_interrupted", "_limits", "_loop", "_metrics", "_outbound",
-        "_owed_since", "_ping_due", "_reader", "_server", "_timer", "_unwatch", "_waiter", "_writer",
+        "__weakref__", "_active_at", "_clock", "_close_code", "_controls", "_credit", "_drained", "_due", "_ended",
+        "_flush", "_follower", "_inbound", "_interrupted", "_limits", "_loop", "_metrics", "_outbound",
+        "_owed_since", "_ping_due", "_server", "_timer", "_waiter", "_wake_at", "_woken", "_writer",
         "connection_id", "created_at", "is_healthy", "principal", "protocol", "state", "thread_id", "user_id",
         "websocket",
     )  # fmt: skip
@@ -86,7 +85,6 @@ class WebSocketConnection:
         self.created_at = datetime.fromtimestamp(clock(), UTC)
         self.is_healthy = True
         self.state = ConnectionState.OPEN
-        self._reader = reader
         self._limits = limits
         self._metrics = metrics
         self._inbound = Inbound(handlers, depth=limits.event_depth)
@@ -102,18 +100,25 @@ class WebSocketConnection:
             clock=clock,
             monotonic=monotonic,
         )
-        self._outbound.not_after = self._not_after()
-        self._cursor = LogCursor(Grant.own(principal), connection_id=connection_id, thread_id=only_thread)
-        self._given = False
+        self._outbound.expire(principal.expires_at, grace=limits.expiry_grace)
+        self._credit = (
+            BurstCredit(frames=limits.burst_frames, window=limits.burst_window) if protocol == PROTOCOL else None
+        )
+        self._follower = LogFollower(
+            reader,
+            LogCursor(Grant.own(principal), connection_id=connection_id, thread_id=only_thread),
+            limit=limits.batch_events,
+            wake=self._wake,
+        )
         self._controls: list[str] = []
         self._drained: asyncio.Future[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._writer: asyncio.Task[None] | None = None
         self._server: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._unwatch: Callable[[], None] | None = None
         self._interrupted = False
-        self._dirty = True
+        self._woken = 0
+        self._wake_at = 0
         self._due = False
         self._ping_due = False
         self._flush = False
@@ -133,8 +138,7 @@ class WebSocketConnection:
     @property
     def cursor(self) -> str | None:
         """Where the connection stands in the user's log; None before its first read."""
-        position = self._cursor.position
-        return None if position is None else encode_cursor(position)
+        return self._follower.cursor
 
     def renew(self, principal: Principal) -> float | None:
         """Take a newer principal of the same user, whose expiry counts from now on; its seconds left."""
@@ -142,30 +146,15 @@ class WebSocketConnection:
             raise ValueError("a connection keeps its user for life")
         self.principal = principal
         if self._close_code is None or self._flush:
-            self._outbound.not_after = self._not_after()
-        return self._expires_in()
-
-    def _not_after(self) -> float | None:
-        expires_at = self.principal.expires_at
-        return None if expires_at is None else expires_at + self._limits.expiry_grace
-
-    def _expires_in(self) -> float | None:
-        expires_at = self.principal.expires_at
-        return None if expires_at is None else max(0.0, round(expires_at - self._clock(), 3))
+            self._outbound.expire(principal.expires_at, grace=self._limits.expiry_grace)
+        return self._outbound.expires_in()
 
     async def start(self, position: Position | None, *, latest: bool = False) -> None:
         """Take a place in the log, then send from it: after `position`, from the end, or from the oldest entry.
 
         Raises `LogUnavailable`. Called once, by the manager.
         """
-        self._unwatch = self._reader.watch(self._cursor.log, self._wake)
-        try:
-            head = await self._reader.open(self._cursor.log)
-        except BaseException:
-            self._unwatch()
-            raise
-        self._given = position is not None
-        self._cursor.position = head if latest else position
+        await self._follower.start(position, latest=latest)
         # Owned by this connection: ended by `close` or `abandon`, watched by the manager's sweeper.
         self._writer = self._loop.create_task(self._write(), name="websocket_core connection writer")
         # A callback and no `finally` in the writer: one that is cancelled before its first turn runs nothing at all.
@@ -213,7 +202,7 @@ class WebSocketConnection:
             self._close_code = code
         self._flush = flush
         if flush:
-            self._dirty = True  # a wake-up may have been lost
+            self._follower.dirty = True  # a wake-up may have been lost
         else:
             self._outbound.stop()
         if self.state is ConnectionState.OPEN:
@@ -255,8 +244,10 @@ class WebSocketConnection:
 
     def _wake(self) -> None:
         """Called by the log after an append."""
-        self._dirty = True
-        self._wake_writer()
+        self._follower.dirty = True
+        self._woken += 1
+        if self._woken >= self._wake_at:
+            self._wake_writer()
 
     def _wake_writer(self) -> None:
         waiter = self._waiter
@@ -267,8 +258,8 @@ class WebSocketConnection:
                 self.detach()  # the loop was closed under us, which is nothing to whoever appends
 
     def _heartbeat(self) -> None:
-        self._ping_due = self._due = True
-        self._wake()
+        self._ping_due = self._due = self._follower.dirty = True
+        self._wake_writer()
 
     async def _write(self) -> None:
         """The writer: from `connected` to the close of the socket."""
@@ -280,8 +271,10 @@ class WebSocketConnection:
                 if self._due:
                     if await self._attend():
                         break
-                elif self._dirty:
-                    await self._outbound.send((), self._cursor.advance(await self._read()))
+                elif self._follower.dirty:
+                    if self._credit is not None and await self._lingered(self._credit):
+                        continue
+                    await self._outbound.send((), await self._follower.next())
                 else:
                     self._waiter = self._loop.create_future()
                     await self._waiter
@@ -322,8 +315,7 @@ class WebSocketConnection:
         """Be woken by nothing any more. Enough for a connection whose event loop is gone."""
         if self._timer is not None:
             self._timer.cancel()
-        if self._unwatch is not None:
-            self._unwatch()
+        self._follower.stop()
 
     def _left(self, _writer: asyncio.Task[None]) -> None:
         """The writer has ended: leave the log and the manager, and let `serve` return."""
@@ -336,11 +328,7 @@ class WebSocketConnection:
 
     async def _greet(self) -> None:
         """Send `connected`, then what the first read found."""
-        batch = await self._read(first=True)
-        start = batch.start
-        assert start is not None
-        resumed = self._given and batch.gap is None
-        steps = self._cursor.advance(batch)
+        cursor, resumed, steps = await self._follower.first()
         greeting = control_frame(
             "connected",
             connection_id=self.connection_id,
@@ -348,21 +336,36 @@ class WebSocketConnection:
             protocol=self.protocol,
             heartbeat=self._limits.heartbeat,
             resumed=resumed,
-            cursor=encode_cursor(start),
-            expires_in=self._expires_in(),
+            cursor=cursor,
+            expires_in=self._outbound.expires_in(),
         )
         await self._outbound.send([greeting], steps)
+
+    async def _lingered(self, credit: BurstCredit) -> bool:
+        """Without credit, wait until the window ends or a batch is full. True if something else is due instead."""
+        seconds = credit.take(self._loop.time())
+        if seconds == 0.0:
+            return False
+        self._woken, self._wake_at = 0, self._limits.batch_events
+        self._waiter = self._loop.create_future()
+        timer = self._loop.call_later(seconds, self._wake_writer)
+        await self._waiter
+        timer.cancel()
+        self._waiter = None
+        self._wake_at = 0
+        credit.renew(self._loop.time())
+        return self._due
 
     async def _attend(self) -> bool:
         """See to everything but plain events: a close, control frames, the heartbeat. True if this was the end."""
         if self._close_code is not None and not self._flush:
             return True
         controls, self._controls = self._controls, []
-        steps = self._cursor.advance(await self._read()) if self._dirty else []
+        steps = await self._follower.next() if self._follower.dirty else []
         await self._outbound.send(controls, steps)
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
-        if self._dirty or self._controls:
+        if self._follower.dirty or self._controls:
             return False
         if self._ping_due:  # it names the position that the client has by now
             self._ping_due = False
@@ -375,25 +378,3 @@ class WebSocketConnection:
         else:
             self._due = False
         return False
-
-    async def _read(self, *, first: bool = False) -> Batch:
-        """What follows the cursor. While the log cannot be read, nothing does, and it is tried again soon; the first
-        read raises instead, since nothing may be said of a cursor that nobody looked up."""
-        self._dirty = False
-        position = self._cursor.position
-        try:
-            batch = await self._reader.read(self._cursor.log, position, self._limits.batch_events)
-            if batch.start is None:
-                head = await self._reader.open(self._cursor.log)
-                self._dirty = True
-                gap = GapReason.NEW_EPOCH if position is not None else None
-                return Batch(Position(head.epoch, 0, ""), (), True, gap)
-        except LogUnavailable:
-            if first or position is None:
-                raise
-            logger.warning("the log of a connection cannot be read")
-            self._loop.call_later(LOG_RETRY_SECONDS, self._wake)
-            return Batch(position, (), False)
-        if batch.more:
-            self._dirty = True
-        return batch

@@ -63,6 +63,11 @@ class Limits:
     """How many events are read for a connection at once."""
     batch_bytes: int = 262_144
     """The size of a frame above which no further event joins it."""
+    burst_frames: int = 4
+    """How many frames within `burst_window` go at once to a client that takes several events in one; what comes after
+    them shares a frame at the window's end."""
+    burst_window: float = 0.02
+    """Seconds; also the longest that an event waits for company."""
     sweep_interval: float = 1.0
     """Seconds between two looks at all connections for stale ones."""
     shutdown_timeout: float = 10.0

@@ -42,8 +42,8 @@ class Outbound:
     """
 
     __slots__ = (
-        "_batch_bytes", "_clock", "_metrics", "_monotonic", "_own_log", "_send_text", "_shares_frames", "_socket",
-        "_time", "not_after", "write_since", "wrote_at",
+        "_batch_bytes", "_clock", "_expires_at", "_metrics", "_monotonic", "_own_log", "_send_text",
+        "_shares_frames", "_socket", "_time", "not_after", "write_since", "wrote_at",
     )  # fmt: skip
 
     def __init__(
@@ -66,12 +66,22 @@ class Outbound:
         self._clock = clock
         self._monotonic = monotonic
         self._time = asyncio.get_running_loop().time
+        self._expires_at: float | None = None
         self.not_after: float | None = None
         """After this Unix second nothing is written."""
         self.write_since: float | None = None
         """When the write that is under way began, in the loop's time; None if there is none."""
         self.wrote_at = self._time()
         """When the last write ended, in the loop's time."""
+
+    def expire(self, expires_at: float | None, *, grace: float) -> None:
+        """Write nothing later than `grace` seconds after the Unix second `expires_at`; None never expires."""
+        self._expires_at = expires_at
+        self.not_after = None if expires_at is None else expires_at + grace
+
+    def expires_in(self) -> float | None:
+        """The seconds that are left until the expiry, without grace."""
+        return None if self._expires_at is None else max(0.0, round(self._expires_at - self._clock(), 3))
 
     def expired(self) -> bool:
         """Whether nothing may be written any more."""
@@ -104,7 +114,7 @@ class Outbound:
 
     async def _send_shared(self, controls: Sequence[str], steps: Sequence[Entry | Gap]) -> None:
         lines = list(controls)
-        size = sum(map(len, lines))
+        size = sum(map(len, lines)) + len(lines)
         events = 0
         oldest = 0.0
         for step in steps:
@@ -113,7 +123,7 @@ class Outbound:
                 length = len(step.event.body) + CURSOR_BYTES
             else:
                 line = self._render_gap(step)
-                length = len(line)
+                length = len(line) + 1
             if lines and size + length > self._batch_bytes:
                 await self._write("\n".join(lines), events, oldest)
                 lines, size, events = [], 0, 0

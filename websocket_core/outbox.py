@@ -194,6 +194,7 @@ class Outbox:
         self._reserved = 0
         self._put = 0
         self._done = 0
+        self._unsettled = 0
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._pump: asyncio.Task[None] | None = None
         self.failing = False
@@ -264,6 +265,9 @@ class Outbox:
         depend on the log.
         """
         if self._done >= self._put or self.failing:
+            self._unsettled += 1
+            if self._unsettled % TURN == 0:
+                await asyncio.sleep(0)
             return
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()

@@ -30,7 +30,8 @@ async def a_hung_tab(manager: object, user: str = "alice", *, v1: bool = False) 
 @virtual_time
 async def test_a_hung_socket_delays_no_emit_no_other_tab_and_no_other_user(v1: bool) -> None:
     loop = asyncio.get_running_loop()
-    async with a_manager(limits=Limits(write_timeout=30.0)) as manager:
+    limits = Limits(write_timeout=30.0)
+    async with a_manager(limits=limits) as manager:
         hung = [await a_hung_tab(manager, v1=v1) for _ in range(3)]
         other_tab = await Tab.open(manager, "alice", v1=v1)
         other_user = await Tab.open(manager, "bob", v1=v1)
@@ -42,7 +43,8 @@ async def test_a_hung_socket_delays_no_emit_no_other_tab_and_no_other_user(v1: b
         for tab in (other_tab, other_user):
             await tab.socket.wait_for(lambda socket: len(socket.frames) > 1_000)
             assert tab.numbers == list(range(1_000))
-        assert loop.time() == began, "no delivery waited either"
+        company = limits.burst_window if v1 else 0.0
+        assert loop.time() <= began + company, "no delivery waited either, but for company in its frame"
         assert [tab.events for tab in hung] == [[], [], []]
 
 

@@ -26,7 +26,14 @@ from typing import Any, TypeVar
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from tests.support import VirtualLoop
 from websocket_core.errors import UnknownConnection
@@ -42,8 +49,8 @@ from websocket_core.wire import PROTOCOL, CloseCode, decode_cursor, encode_curso
 T = TypeVar("T")
 
 USERS = ("ann", "Ann", "ann:tab-1")
-TABS = ("tab-1", "tab-2", "ann")
-THREADS = (None, None, "t-1", "t-2")
+TABS = ("tab-1", "ann")
+THREADS = (None, "t-1", "t-2")
 RETENTION = Retention(events=5, age=100.0)
 LIMITS = Limits(heartbeat=25.0, batch_events=3)
 AT_ONCE = LIMITS.heartbeat / 5
@@ -56,6 +63,7 @@ PHASES = (Phase.generate,)
 
 ANY = st.integers(0, 11)
 """Chooses among however many there are."""
+ANY_TAB = st.sampled_from([(user, tab) for user in USERS for tab in TABS])
 
 
 @dataclass
@@ -407,8 +415,18 @@ class EverythingThatHappens(RuleBasedStateMachine):
         else:
             self.tell(told, user, position)
 
-    @rule(user=st.sampled_from(USERS), tab=st.sampled_from((None, None, *TABS)), thread=st.sampled_from(THREADS))
-    def emit_one(self, user: str, tab: str | None, thread: str | None) -> None:
+    @initialize(counts=st.tuples(*[st.integers(0, 7) for _ in USERS]))
+    def something_was_emitted_before(self, counts: tuple[int, ...]) -> None:
+        for user, count in zip(USERS, counts, strict=True):
+            for _ in range(count):
+                self.do(self.emit(user, self.new_event(user)))
+
+    @rule(user=st.sampled_from(USERS), thread=st.sampled_from(THREADS))
+    def emit_one(self, user: str, thread: str | None) -> None:
+        self.do(self.emit(user, self.new_event(user, thread=thread)))
+
+    @rule(user=st.sampled_from(USERS), tab=st.sampled_from(TABS), thread=st.sampled_from(THREADS))
+    def emit_to_one_tab(self, user: str, tab: str, thread: str | None) -> None:
         self.do(self.emit(user, self.new_event(user, tab, thread)))
 
     @rule(user=st.sampled_from(USERS), count=st.integers(2, 9), thread=st.sampled_from(THREADS))
@@ -472,50 +490,49 @@ class EverythingThatHappens(RuleBasedStateMachine):
         link.serving = self.loop.create_task(connection.serve())
         self.links.append(link)
 
-    def new_client(self, user: str, tab: str, thread: str | None) -> Client:
-        client = Client(user, tab, thread)
-        self.clients.append(client)
-        return client
-
     def cursors_of(self, user: str) -> list[str]:
         """Every true cursor of a user's log, old ones included."""
         lives = [life for life in self.lives[user] if life.epoch is not None]
         return [cursor for life in lives for cursor in (f"{life.epoch}.0.", *[told.cursor for told in life.told])]
 
-    def cursor_of_kind(self, kind: str, user: str, which: int) -> str | None:
-        own = self.cursors_of(user)
-        others = [cursor for other in USERS if other != user for cursor in self.cursors_of(other)]
-        if kind == "latest":
-            return "latest"
-        if not own:
-            return None
-        if kind == "own":
-            return own[-1 - which % len(own)]
-        if kind == "foreign":
-            return others[-1 - which % len(others)] if others else None
-        epoch, offset, mark = decode_cursor(own[-1 - which % min(len(own), 8)])
-        foreign = decode_cursor(others[-1 - which % len(others)]) if others else Position("elsewhere", 1, "e0")
-        if kind == "another mark" and offset:
-            return encode_cursor(Position(epoch, offset, "invented" if which % 2 else foreign.mark or "e0"))
-        if kind == "another epoch":
-            return encode_cursor(Position("invented" if which % 2 else foreign.epoch, offset, mark))
-        return encode_cursor(Position(epoch, offset + 1 + which, mark or "e0"))
+    def new_connection(self, tab: tuple[str, str], thread: str | None, cursor: str | None, v1: bool) -> None:
+        client = Client(*tab, thread)
+        self.clients.append(client)
+        self.do(self.connect(client, cursor, v1=v1))
 
-    @rule(user=st.sampled_from(USERS), tab=st.sampled_from(TABS), thread=st.sampled_from(THREADS), v1=st.booleans())
-    def connect_without_a_cursor(self, user: str, tab: str, thread: str | None, v1: bool) -> None:
-        self.do(self.connect(self.new_client(user, tab, thread), None, v1=v1))
+    @rule(tab=ANY_TAB, thread=st.sampled_from(THREADS), cursor=st.sampled_from([None, "latest"]), v1=st.booleans())
+    def connect_anew(self, tab: tuple[str, str], thread: str | None, cursor: str | None, v1: bool) -> None:
+        self.new_connection(tab, thread, cursor, v1)
 
-    @rule(
-        user=st.sampled_from(USERS),
-        tab=st.sampled_from(TABS),
-        thread=st.sampled_from(THREADS),
-        kind=st.sampled_from(["latest", "own", "own", "foreign", "another mark", "another epoch", "ahead"]),
-        which=ANY,
-        v1=st.booleans(),
-    )
-    def connect_with_a_cursor(self, user: str, tab: str, thread: str | None, kind: str, which: int, v1: bool) -> None:
-        client = self.new_client(user, tab, thread)
-        self.do(self.connect(client, self.cursor_of_kind(kind, user, which), v1=v1))
+    @rule(tab=ANY_TAB, thread=st.sampled_from(THREADS), which=ANY, v1=st.booleans())
+    def connect_with_any_old_cursor(self, tab: tuple[str, str], thread: str | None, which: int, v1: bool) -> None:
+        if own := self.cursors_of(tab[0]):
+            self.new_connection(tab, thread, own[-1 - which % len(own)], v1)
+
+    @rule(tab=ANY_TAB, other=st.sampled_from(USERS), which=ANY, v1=st.booleans())
+    def connect_with_the_cursor_of_another_user(self, tab: tuple[str, str], other: str, which: int, v1: bool) -> None:
+        if other != tab[0] and (others := self.cursors_of(other)):
+            self.new_connection(tab, None, others[-1 - which % len(others)], v1)
+
+    @rule(tab=ANY_TAB, mark=st.sampled_from(["invented", "of another entry"]), which=ANY, v1=st.booleans())
+    def connect_with_another_mark(self, tab: tuple[str, str], mark: str, which: int, v1: bool) -> None:
+        if told := self.life(tab[0]).told:
+            epoch, offset, _ = decode_cursor(told[-1 - which % len(told)].cursor)
+            mark = mark if mark == "invented" else told[which % len(told)].event_id
+            self.new_connection(tab, None, encode_cursor(Position(epoch, offset, mark)), v1)
+
+    @rule(tab=ANY_TAB, epoch=st.sampled_from(["invented", *USERS]), which=ANY, v1=st.booleans())
+    def connect_with_another_epoch(self, tab: tuple[str, str], epoch: str, which: int, v1: bool) -> None:
+        if own := self.cursors_of(tab[0]):
+            cursor = decode_cursor(own[-1 - which % len(own)])
+            epoch = self.life(epoch).epoch or "unknown" if epoch in USERS else epoch
+            self.new_connection(tab, None, encode_cursor(cursor._replace(epoch=epoch)), v1)
+
+    @rule(tab=ANY_TAB, ahead=st.integers(1, 9), v1=st.booleans())
+    def connect_with_a_cursor_ahead_of_everything(self, tab: tuple[str, str], ahead: int, v1: bool) -> None:
+        if own := self.cursors_of(tab[0]):
+            epoch, offset, mark = decode_cursor(own[-1])
+            self.new_connection(tab, None, encode_cursor(Position(epoch, offset + ahead, mark or "e0")), v1)
 
     @precondition(lambda self: self.clients)
     @rule(which=ANY, v1=st.booleans(), emits=st.integers(0, 6))

@@ -28,6 +28,7 @@ class Mutant(NamedTuple):
 CURSOR = "websocket_core/cursor.py"
 OUTBOUND = "websocket_core/outbound.py"
 CONNECTION = "websocket_core/connection.py"
+FOLLOWER = "websocket_core/follower.py"
 IDENTITY = "websocket_core/identity.py"
 REGISTRY = "websocket_core/registry.py"
 MANAGER = "websocket_core/unified_manager.py"
@@ -374,16 +375,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "lost_wake_up",
         "an append during a read is not missed",
         (
-            Edit(
-                CONNECTION,
-                "        self._dirty = False\n        position = self._cursor.position\n",
-                "        position = self._cursor.position\n",
-            ),
-            Edit(
-                CONNECTION,
-                "        if batch.more:\n            self._dirty = True\n",
-                "        self._dirty = batch.more\n",
-            ),
+            Edit(FOLLOWER, "        self.dirty = False\n        position", "        position"),
+            Edit(FOLLOWER, "        if batch.more:\n            self.dirty = True\n", "        self.dirty = batch.more\n"),
         ),
         (DELIVERY + "test_an_append_just_after_a_read_is_not_missed",),
     ),
@@ -393,8 +386,8 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             Edit(
                 CONNECTION,
-                "        self._ping_due = self._due = True\n        self._wake()\n",
-                "        self._ping_due = self._due = True\n        self._wake_writer()\n",
+                "        self._ping_due = self._due = self._follower.dirty = True\n",
+                "        self._ping_due = self._due = True\n",
             ),
         ),
         (DELIVERY + "test_a_lost_wake_up_costs_at_most_one_heartbeat",),
@@ -404,9 +397,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "nothing is delivered twice to one cursor",
         (
             Edit(
-                CONNECTION,
-                "        await self._outbound.send([greeting], steps)\n",
-                "        self._cursor.position = start\n        await self._outbound.send([greeting], steps)\n",
+                FOLLOWER,
+                "        return encode_cursor(batch.start), self._given and batch.gap is None, self._cursor.advance(batch)\n",
+                "        steps = self._cursor.advance(batch)\n"
+                "        self._cursor.position = batch.start\n"
+                "        self.dirty = True\n"
+                "        return encode_cursor(batch.start), self._given and batch.gap is None, steps\n",
             ),
         ),
         (DELIVERY + "test_a_client_that_resumes_after_a_cut_loses_nothing_and_gets_nothing_twice",),

@@ -49,7 +49,7 @@ def test_durations_are_seconds_as_fractions_and_the_rest_are_whole_numbers() -> 
     durations = {name for _, name in FLOATS}
     assert durations == {
         "heartbeat", "heartbeat_timeout", "write_timeout", "auth_timeout", "expiry_grace", "sweep_interval",
-        "shutdown_timeout", "age", "seconds", "initial", "maximum",
+        "shutdown_timeout", "burst_window", "age", "seconds", "initial", "maximum",
     }  # fmt: skip
 
 

@@ -117,13 +117,6 @@ def test_the_metrics_of_the_process_are_made_once_and_in_the_default_registry() 
     assert a_manager(metrics=None).metrics is metrics
 
 
-def test_two_collections_of_the_same_names_are_refused_by_one_registry() -> None:
-    registry = CollectorRegistry()
-    Metrics().register(registry)
-    with pytest.raises(ValueError, match="Duplicated timeseries"):
-        Metrics().register(registry)
-
-
 async def test_the_number_of_series_does_not_grow_with_users_events_and_runs() -> None:
     metrics = Metrics()
     before = exposed(metrics)

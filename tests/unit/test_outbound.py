@@ -72,6 +72,7 @@ def an_outbound(
         batch_bytes=batch_bytes,
         metrics=metrics or Metrics(),
         clock=lambda: 50.0,
+        monotonic=asyncio.get_running_loop().time,
     )
 
 
@@ -249,7 +250,7 @@ async def test_after_its_time_nothing_is_written(protocol: str) -> None:
     outbound = Outbound(
         socket, own_log=OWN, protocol=protocol, batch_bytes=1_000, metrics=Metrics(), clock=lambda: now[0]
     )
-    outbound.not_after = 60.0
+    outbound.expire(55.0, grace=5.0)
     now[0] = 60.0
     await outbound.send(CONTROLS, [an_entry(1)])
     sent = list(socket.texts)
@@ -261,16 +262,29 @@ async def test_after_its_time_nothing_is_written(protocol: str) -> None:
     assert socket.texts == sent
     await outbound.close(4419, "token expired")
     assert socket.closed == [(4419, "token expired")], "but the reason may be told"
-    outbound.not_after = None
+    outbound.expire(None, grace=5.0)
     assert not outbound.expired()
     await outbound.send(CONTROLS, [])
+
+
+async def test_what_is_left_is_counted_without_the_grace_and_never_below_nothing() -> None:
+    now = [50.0]
+    outbound = Outbound(
+        Socket(), own_log=OWN, protocol=PLAIN, batch_bytes=1_000, metrics=Metrics(), clock=lambda: now[0]
+    )
+    assert outbound.expires_in() is None
+    assert not outbound.expired()
+    outbound.expire(55.12345, grace=5.0)
+    assert outbound.expires_in() == 5.123
+    now[0] = 58.0
+    assert (outbound.expires_in(), outbound.expired()) == (0.0, False)
 
 
 async def test_expiry_is_looked_at_before_each_write_and_not_once_for_all() -> None:
     socket = Socket()
     now = [50.0]
     outbound = Outbound(socket, own_log=OWN, protocol=PLAIN, batch_bytes=1_000, metrics=Metrics(), clock=lambda: now[0])
-    outbound.not_after = 60.0
+    outbound.expire(60.0, grace=0.0)
     send = socket.send_text
 
     async def send_slowly(data: str) -> None:
@@ -284,13 +298,13 @@ async def test_expiry_is_looked_at_before_each_write_and_not_once_for_all() -> N
 
 
 @pytest.mark.parametrize("protocol", [PLAIN, PROTOCOL])
-@pytest.mark.parametrize("not_after", [None, 10_000.0])
+@pytest.mark.parametrize("expires_at", [None, 10_000.0])
 async def test_a_connection_that_closes_is_sent_nothing_more_of_its_batch(
-    protocol: str, not_after: float | None
+    protocol: str, expires_at: float | None
 ) -> None:
     socket = Socket()
     outbound = an_outbound(socket, protocol, batch_bytes=400)
-    outbound.not_after = not_after
+    outbound.expire(expires_at, grace=5.0)
     send = socket.send_text
 
     async def send_and_close(data: str) -> None:

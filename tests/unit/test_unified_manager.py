@@ -21,7 +21,6 @@ from tests.support import (
     check_runs,
     entries_of,
     events_of,
-    quick_retry,
     turns,
     until,
     virtual_time,
