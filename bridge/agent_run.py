@@ -212,6 +212,7 @@ class AgentRun:
         buffer = self._deltas.get(message_id)
         if buffer is None:
             check_name("message_id", message_id)
+            self._flush()  # a message that begins comes after what was said before it
             buffer = self._deltas[message_id] = DeltaBuffer(
                 self._delta_sender(message_id), characters=self._channel.delta_characters
             )
@@ -221,6 +222,15 @@ class AgentRun:
             self._streak += 1
             if self._streak % TURN == 0:
                 await asyncio.sleep(0)
+
+    async def reset_message(self, message_id: str | None = None) -> None:
+        """Take back the text of a message, because the model begins it again. Readers keep what stands before the
+        `start` of a delta and drop what they had from there on; this sends one with the start 0 and no text."""
+        buffer = self._deltas.get(message_id or self._message_id or "")
+        if buffer is not None and self.status == "open":
+            buffer.reset()
+            if self._told:
+                await self._channel.outbox.settled()
 
     def _delta_sender(self, message_id: str) -> Callable[[int, str], None]:
         def send(start: int, text: str) -> None:

@@ -49,6 +49,14 @@ class DeltaBuffer:
             self._timer = self._loop.call_later(window, self.flush)
         return False
 
+    def reset(self) -> None:
+        """Begin the message anew, as when a model is asked again: an empty piece at 0 takes back what was sent."""
+        self._pieces.clear()
+        self.flush()
+        self._start = 0
+        self._began = None
+        self._send(0, "")
+
     def flush(self) -> None:
         """Send what waits, now."""
         if self._timer is not None:

@@ -11,6 +11,7 @@ from typing import Final
 from websocket_core.cursor import Gap, LogCursor
 from websocket_core.errors import LogUnavailable
 from websocket_core.log import Batch, Entry, GapReason, LogReader, Position
+from websocket_core.merging import merge_deltas
 from websocket_core.wire import encode_cursor
 
 logger = logging.getLogger(__name__)
@@ -67,16 +68,20 @@ class LogFollower:
         """
         batch = await self._read()
         assert batch.start is not None
-        return encode_cursor(batch.start), self._given and batch.gap is None, self._cursor.advance(batch)
+        return encode_cursor(batch.start), self._given and batch.gap is None, self._steps(batch)
 
     async def next(self) -> list[Entry | Gap]:
         """What to send next. While the log cannot be read, nothing, and it is tried again soon."""
         try:
-            return self._cursor.advance(await self._read())
+            return self._steps(await self._read())
         except LogUnavailable:
             logger.warning("the log of a connection cannot be read")
             asyncio.get_running_loop().call_later(RETRY_SECONDS, self._wake)
             return []
+
+    def _steps(self, batch: Batch) -> list[Entry | Gap]:
+        steps = self._cursor.advance(batch)
+        return steps if len(steps) < 2 else merge_deltas(steps)
 
     async def _read(self) -> Batch:
         self.dirty = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import socket
 
 from examples.docs_agent.app import create_app
@@ -20,8 +19,7 @@ def main() -> None:
     app = create_app()
     shown = f"[{options.host}]" if ":" in options.host else options.host
     print(f"Demo: open http://{shown}:{options.port}/?left=alice&right=bob in a browser. Ctrl+C stops it.", flush=True)
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn has shut down by then, and raises the signal once more
-        run(app, host=options.host, port=options.port)
+    run(app, host=options.host, port=options.port)
 
 
 def _check_free(host: str, port: int) -> None:

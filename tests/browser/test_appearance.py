@@ -150,7 +150,7 @@ async def _open_a_tool(tab: Tab, pane: Pane) -> None:
 
 async def test_a_screen_reader_is_told_what_happens(start_demo: StartDemo, open_tab: OpenTab) -> None:
     demo = await start_demo()
-    tab = await open_tab(f"{demo.base}/?user=alice", reduced_motion="reduce")
+    tab = await open_tab(f"{demo.base}/?user=alice")
     pane = tab.pane()
     status = pane.root.locator(".spoken[role=status]")
     await expect(status).to_have_text("Live as alice")
@@ -160,7 +160,21 @@ async def test_a_screen_reader_is_told_what_happens(start_demo: StartDemo, open_
     await pane.part("restore").click()
     await expect(status).to_have_text("Live again, from where it was cut")
     await expect(tab.page.get_by_role("region", name="alice")).to_have_count(1)
-    for role, name in (("textbox", "Question about the documentation"), ("button", "Cut connection")):
-        await expect(tab.page.get_by_role(role, name=name)).to_have_count(1)  # type: ignore[arg-type]
+    await expect(tab.page.get_by_role("textbox", name="Question about the documentation")).to_have_count(1)
+    await expect(tab.page.get_by_role("button", name="Cut connection")).to_have_count(1)
+
+
+async def test_nothing_moves_for_whoever_asked_for_that(start_demo: StartDemo, open_tab: OpenTab) -> None:
+    demo = await start_demo(SLOW)
+    tab = await open_tab(f"{demo.base}/?user=alice")
+    pane = tab.pane()
+    await pane.has_state("live")
+    await pane.ask(ALICE_ASKS)
+    await pane.answer_grows_beyond(5)
     moving = "() => document.getAnimations().filter((one) => one.playState === 'running').length"
+    assert await tab.page.evaluate(moving) > 0
+    await tab.page.emulate_media(reduced_motion="reduce")
     assert await tab.page.evaluate(moving) == 0
+    await pane.has_run("running")
+    demo.hurry()
+    await pane.has_run("success")

@@ -170,6 +170,7 @@ async def test_what_has_left_the_log_is_told_as_a_gap_and_the_answer_is_whole_al
     await pane.ask(ALICE_ASKS)
     await pane.answer_grows_beyond(10)
     await pane.part("cut").click()
+    await watching.pane().answer_grows_beyond(len(await pane.answer()) + 60)
     for number in range(70):
         await demo.emit("alice", "note", {"number": number})
     demo.hurry()

@@ -50,7 +50,7 @@ async def test_names_that_mean_something_to_javascript_are_only_names(start_demo
             await demo.emit(user, event_type, {**named, "text": "quince", **traps}, run_id="__proto__")
         await pane.has_run("success")
         await expect(pane.part("other")).to_have_count(3)
-        await expect(pane.part("tool")).to_have_count(1)
+        await expect(pane.part("tool", "cancelled")).to_have_count(1)  # its end never came
         assert await pane.answer() == "quince"
         await pane.open_all()
         for part in ("other", "tool"):

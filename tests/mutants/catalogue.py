@@ -34,6 +34,7 @@ REGISTRY = "websocket_core/registry.py"
 MANAGER = "websocket_core/unified_manager.py"
 EMITTER = "websocket_core/unified_emitter.py"
 MEMORY = "websocket_core/logs/memory.py"
+MERGING = "websocket_core/merging.py"
 OUTBOX = "websocket_core/outbox.py"
 EVENTS = "websocket_core/events.py"
 INBOUND = "websocket_core/inbound.py"
@@ -50,7 +51,9 @@ HANGING = "tests/mission_critical/test_hanging_sockets_delay_nobody.py::"
 LIMITS = "tests/mission_critical/test_limits.py::"
 BAD_EVENTS = "tests/mission_critical/test_bad_events.py::"
 DATA = "tests/mission_critical/test_data_is_never_changed.py::"
+AUTHENTICATION = "tests/integration/test_authentication.py::"
 IMPORTS = "tests/mission_critical/test_imports_have_no_effect.py::"
+TEXT = "tests/mission_critical/test_text_grows.py::"
 CRITICAL = "tests/mission_critical/test_critical_events.py::"
 
 _READ_CHECK = Edit(CURSOR, "            if log != own:\n", "            if False:\n")
@@ -140,7 +143,7 @@ MUTANTS: tuple[Mutant, ...] = (
                 "            if principal.expires_at is not None and",
             ),
         ),
-        ("tests/integration/test_isolation_over_sockets.py",),
+        ("tests/integration/test_identity_over_sockets.py::test_users_who_connect_at_once_are_not_mixed_up",),
     ),
     Mutant(
         "auth_cache_by_prefix [3]",
@@ -155,7 +158,7 @@ MUTANTS: tuple[Mutant, ...] = (
                 "            claims = cache[token[:36]]\n",
             ),
         ),
-        ("tests/unit/test_auth.py",),
+        ("tests/integration/test_identity_over_sockets.py::test_users_who_connect_at_once_are_not_mixed_up",),
     ),
     Mutant(
         "client_names_the_user [20]",
@@ -171,7 +174,7 @@ MUTANTS: tuple[Mutant, ...] = (
                 "                principal.user_id,\n",
             ),
         ),
-        ("tests/integration/test_isolation_over_sockets.py",),
+        ("tests/integration/test_identity_over_sockets.py::test_no_word_of_a_client_names_another_user",),
     ),
     Mutant(
         "resume_skips_authentication [21]",
@@ -186,7 +189,7 @@ MUTANTS: tuple[Mutant, ...] = (
                 "                if request.token is not None:\n                    raise\n",
             ),
         ),
-        ("tests/integration/test_isolation_over_sockets.py",),
+        ("tests/integration/test_identity_over_sockets.py::test_a_resume_authenticates_again",),
     ),
     Mutant(
         "refresh_changes_the_user [25]",
@@ -272,13 +275,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "alphabetical_eviction",
         "the oldest connection by arrival makes room",
         (Edit(REGISTRY, "replaced = next(iter(of_user.values()))", "replaced = of_user[min(of_user)]"),),
-        (LIMITS + "?",),
+        (LIMITS + "test_the_oldest_by_arrival_goes_and_not_the_first_by_name",),
     ),
     Mutant(
         "one_connection_too_many",
         "a limit is a limit",
         (Edit(REGISTRY, "len(of_user) >= per_user", "len(of_user) > per_user"),),
-        (LIMITS + "?",),
+        (LIMITS + "test_fifty_connects_at_once_never_exceed_the_limit",),
     ),
     # -- data
     Mutant(
@@ -292,13 +295,13 @@ MUTANTS: tuple[Mutant, ...] = (
                 "        event = self._encoder.encode(\n",
             ),
         ),
-        (DATA + "?",),
+        (DATA + "test_the_data_is_the_same_object_with_the_same_content_afterwards",),
     ),
     Mutant(
         "not_a_number_becomes_null",
         "what is not JSON is refused",
         (Edit(EVENTS, "        return math.isfinite(value)  # type: ignore[arg-type]\n", "        return True\n"),),
-        (BAD_EVENTS + "?",),
+        (BAD_EVENTS + "test_what_is_not_json_is_refused_by_type_and_path_and_leaves_no_trace",),
     ),
     Mutant(
         "payload_merged_into_the_envelope",
@@ -376,7 +379,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "an append during a read is not missed",
         (
             Edit(FOLLOWER, "        self.dirty = False\n        position", "        position"),
-            Edit(FOLLOWER, "        if batch.more:\n            self.dirty = True\n", "        self.dirty = batch.more\n"),
+            Edit(
+                FOLLOWER, "        if batch.more:\n            self.dirty = True\n", "        self.dirty = batch.more\n"
+            ),
         ),
         (DELIVERY + "test_an_append_just_after_a_read_is_not_missed",),
     ),
@@ -398,8 +403,8 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             Edit(
                 FOLLOWER,
-                "        return encode_cursor(batch.start), self._given and batch.gap is None, self._cursor.advance(batch)\n",
-                "        steps = self._cursor.advance(batch)\n"
+                "        return encode_cursor(batch.start), self._given and batch.gap is None, self._steps(batch)\n",
+                "        steps = self._steps(batch)\n"
                 "        self._cursor.position = batch.start\n"
                 "        self.dirty = True\n"
                 "        return encode_cursor(batch.start), self._given and batch.gap is None, steps\n",
@@ -417,7 +422,9 @@ MUTANTS: tuple[Mutant, ...] = (
                 "        for connection in self._registry:\n            connection.close(CloseCode.RESTARTING)\n",
             ),
         ),
-        ("tests/mission_critical/test_shutdown_flushes.py::test_a_client_that_was_behind_gets_the_rest_before_it_is_sent_away",),
+        (
+            "tests/mission_critical/test_shutdown_flushes.py::test_a_client_that_was_behind_gets_the_rest_before_it_is_sent_away",
+        ),
     ),
     Mutant(
         "producer_never_yields",
@@ -430,6 +437,49 @@ MUTANTS: tuple[Mutant, ...] = (
         "a plain client gets one object per frame",
         (Edit(OUTBOUND, "self._shares_frames = protocol == PROTOCOL", "self._shares_frames = True"),),
         (DELIVERY + "test_a_plain_client_gets_exactly_one_object_per_frame",),
+    ),
+    # -- text
+    Mutant(
+        "deltas_never_merged",
+        "a late tab reads an answer in few pieces",
+        (Edit(FOLLOWER, "return steps if len(steps) < 2 else merge_deltas(steps)", "return steps"),),
+        (TEXT + "test_a_minute_of_tokens_makes_few_events_and_a_late_tab_reads_few_pieces",),
+    ),
+    Mutant(
+        "deltas_merged_across_a_hole",
+        "only deltas that join are merged",
+        (Edit(MERGING, '        or two["start"] != one["start"] + len(one["text"])\n', ""),),
+        (TEXT + "test_what_does_not_join_is_left_alone",),
+    ),
+    Mutant(
+        "deltas_of_two_runs_merged",
+        "deltas of different runs stay apart",
+        (Edit(MERGING, '        or first.get("run_id") != second.get("run_id")\n', ""),),
+        (TEXT + "test_deltas_of_two_runs_and_for_one_connection_are_not_mixed",),
+    ),
+    Mutant(
+        "addressed_deltas_merged",
+        "a delta for one connection is not merged with one for all",
+        (Edit(MERGING, " if last.event[2:] == step.event[2:] else None", ""),),
+        (TEXT + "test_deltas_of_two_runs_and_for_one_connection_are_not_mixed",),
+    ),
+    Mutant(
+        "text_after_the_tool",
+        "what waits of a message is sent before what comes after it",
+        (
+            Edit(
+                RUN,
+                "        channel = run._channel\n        run._flush()\n",
+                "        channel = run._channel\n",
+            ),
+        ),
+        ("tests/unit/test_deltas.py::test_text_comes_before_whatever_the_agent_does_after_it",),
+    ),
+    Mutant(
+        "linger_without_end",
+        "no event waits longer than a window for company",
+        (Edit("websocket_core/pacing.py", "        return left\n", "        return left * 50\n"),),
+        ("tests/unit/test_pacing.py::test_no_event_waits_longer_than_a_window",),
     ),
     # -- slow and dead peers
     Mutant(
@@ -540,13 +590,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "origin_ignored",
         "a foreign page is refused",
         (Edit(ENDPOINT, "        if not self._origin_allowed(", "        if False and not self._origin_allowed("),),
-        ("tests/integration/test_origins.py",),
+        (AUTHENTICATION + "test_only_pages_of_the_listed_origins_may_connect",),
     ),
     Mutant(
         "expired_token_accepted",
         "a token that has expired does not connect",
         (Edit(AUTH, 'required = ["exp", "sub"]', 'required = ["sub"]'),),
-        ("tests/unit/test_auth.py",),
+        ("tests/unit/test_auth.py::test_a_token_without_subject_or_expiry_is_refused",),
     ),
     Mutant(
         "importing_has_an_effect",
@@ -558,6 +608,6 @@ MUTANTS: tuple[Mutant, ...] = (
                 "import websocket_core.metrics as _metrics\n\n_metrics.process_metrics()\n\n\ndef __dir__()",
             ),
         ),
-        (IMPORTS + "?",),
+        (IMPORTS + "test_importing_every_module_has_no_effect",),
     ),
 )

@@ -1,4 +1,4 @@
-// A text that grows by deltas. `start` counts Unicode code points, so an overlap is cut and a hole is shown.
+// A text that grows by deltas. `start` counts Unicode code points, so a text that begins again is cut and a hole is shown.
 
 import { el } from "./dom.js";
 
@@ -21,9 +21,9 @@ export class GrowingText {
       this.#tail.appendData(text);
       return;
     }
+    if (this.#points.length > place) this.#points.length = place; // begun again from there
     while (this.#points.length < place) this.#points.push(null);
-    let at = place;
-    for (const point of text) this.#points[at++] = point;
+    for (const point of text) this.#points.push(point);
     this.#draw();
   }
 
