@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from websocket_core.identity import Grant, Principal, UserId
     from websocket_core.limits import Limits, Retention, RetryPolicy
     from websocket_core.log import Position
+    from websocket_core.sync_emitter import SyncEmitter
     from websocket_core.unified_emitter import UnifiedWebSocketEmitter
     from websocket_core.unified_manager import UnifiedWebSocketManager
     from websocket_core.unified_manager import UnifiedWebSocketManager as WebSocketManager
@@ -50,6 +51,7 @@ _HOMES: Final = {
     "identity": ("Grant", "Principal", "UserId"),
     "limits": ("Limits", "Retention", "RetryPolicy"),
     "log": ("Position",),
+    "sync_emitter": ("SyncEmitter",),
     "unified_emitter": ("UnifiedWebSocketEmitter",),
     "unified_manager": ("UnifiedWebSocketManager",),
 }  # fmt: skip
@@ -59,8 +61,9 @@ __all__ = [
     "AppendFailed", "AuthenticationFailed", "ConnectionRefused", "FrameRefused", "Grant", "InvalidConfiguration",
     "InvalidEvent", "InvalidInput", "InvalidUserId", "IsolationViolation", "Limits", "LogUnavailable",
     "MalformedCursor", "MalformedFrame", "ManagerClosed", "Position", "Principal", "Retention", "RetryPolicy",
-    "UnifiedWebSocketEmitter", "UnifiedWebSocketError", "UnifiedWebSocketManager", "UnknownConnection", "UserId",
-    "WebSocketConnection", "WebSocketManager", "WrongEventLoop", "get_websocket_manager", "websocket_manager",
+    "SyncEmitter", "UnifiedWebSocketEmitter", "UnifiedWebSocketError", "UnifiedWebSocketManager", "UnknownConnection",
+    "UserId", "WebSocketConnection", "WebSocketManager", "WrongEventLoop", "get_websocket_manager",
+    "websocket_manager",
 ]  # fmt: skip
 
 

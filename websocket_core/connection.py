@@ -19,7 +19,7 @@ from websocket_core.cursor import LogCursor
 from websocket_core.errors import IsolationViolation, LogUnavailable
 from websocket_core.follower import LogFollower
 from websocket_core.identity import Grant, LogName, Principal, UserId
-from websocket_core.inbound import Authenticate, FrameHandler, Inbound, receive_frame
+from websocket_core.inbound import Authenticate, FrameHandler, Inbound, cut_socket, receive_frame
 from websocket_core.limits import Limits
 from websocket_core.log import LogReader, Position
 from websocket_core.metrics import Metrics
@@ -218,19 +218,32 @@ class WebSocketConnection:
         if self._writer is not None:
             self._writer.cancel()
 
+    def cut(self) -> None:
+        """Abandon the connection, and cut its socket where the server offers that (`websocket_core.server` does).
+        Elsewhere the socket stays until the server or the client drops it, and is counted."""
+        if self.state is not ConnectionState.CLOSED:
+            self.abandon()
+            self._metrics.uncut += not cut_socket(self.websocket)
+
     async def wait_closed(self) -> None:
         """Wait until the writer has ended."""
         if self._writer is not None:
             await asyncio.wait([self._writer])
 
-    def check(self, now: float) -> None:
-        """End what is overdue at `now`, in the loop's time: a write, a pong, a token. Called at every sweep."""
+    def check(self, now: float, lost: float = 0.0) -> None:
+        """End what is overdue at `now`, in the loop's time: a write, a pong, a token. Called at every sweep. The `lost`
+        seconds, in which the loop stood still, count against no client: it may have answered meanwhile."""
+        if lost and self._owed_since is not None:
+            self._owed_since = min(now, self._owed_since + lost)
+        if lost and self._outbound.write_since is not None:
+            self._outbound.write_since = min(now, self._outbound.write_since + lost)
         writing = self._outbound.write_since
         if writing is not None and now - writing > self._limits.write_timeout:
             self._metrics.stale += 1
             logger.info("a write took too long", extra={"connection_id": self.connection_id})
-            self.abandon()
+            self.cut()
         elif self._owed_since is not None and now - self._owed_since > self._limits.heartbeat_timeout:
+            self._owed_since = None
             self._metrics.stale += 1
             self.close(CloseCode.TIMED_OUT)
         elif self._outbound.expired():
@@ -308,6 +321,8 @@ class WebSocketConnection:
             if say_goodbye:
                 code = self._close_code or CloseCode.INTERNAL
                 await self._outbound.close(int(code), CLOSE_RULES[code].reason)
+                if code is CloseCode.TIMED_OUT and not cut_socket(self.websocket):
+                    self._metrics.uncut += 1
         except SocketLost:
             self.is_healthy = False
 

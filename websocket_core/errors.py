@@ -13,7 +13,7 @@
     ├── AppendFailed                         retry later, with the same event id
     ├── LogUnavailable                       raised by log backends; retried before you see it
     ├── ManagerClosed                        start the manager, or stop using it
-    ├── WrongEventLoop (RuntimeError)        one manager serves one running loop
+    ├── WrongEventLoop (RuntimeError)        one manager serves one running loop; a thread waits for it, not itself
     ├── ConnectionRefused                    the socket was closed with `code`; the client backs off
     ├── AuthenticationFailed                 send a new credential
     ├── FrameRefused                         answered to the client as an `error` frame
@@ -84,7 +84,8 @@ class ManagerClosed(UnifiedWebSocketError):
 
 
 class WrongEventLoop(UnifiedWebSocketError, RuntimeError):
-    """The manager is serving another event loop that is still running."""
+    """The manager is serving another event loop that is still running, or `emitter.sync` was called on the thread of
+    the loop that it would wait for. Nothing happened."""
 
 
 class ConnectionRefused(UnifiedWebSocketError):

@@ -7,6 +7,7 @@ their data, open for extra keys: they document and check what the bridge sends, 
 from __future__ import annotations
 
 import base64
+import itertools
 import math
 import os
 import re
@@ -299,7 +300,8 @@ class EventEncoder:
     """Makes events: gives them an id and a time and encodes them, once.
 
     An id is 64 random bits, drawn at the first event, and a counter: unique across processes at the cost of an
-    addition. `clock` gives Unix seconds, `entropy(n)` n random bytes.
+    addition. `clock` gives Unix seconds, `entropy(n)` n random bytes. Threads may share one: the counter and the
+    remembered second change in one step each.
     """
 
     def __init__(
@@ -315,9 +317,8 @@ class EventEncoder:
         self._clock = clock
         self._entropy = entropy
         self._prefix = ""
-        self._count = 0
-        self._second = -1
-        self._second_text = b""
+        self._count = itertools.count(1)
+        self._second: tuple[int, bytes] = (-1, b"")
 
     @property
     def safe_characters(self) -> int:
@@ -329,17 +330,17 @@ class EventEncoder:
         # Drawn here and not in the constructor, so that processes forked from one that built a manager differ.
         if not self._prefix:
             self._prefix = random_text(self._entropy, 8)
-        self._count += 1
-        return f"{self._prefix}{self._count:x}"
+        return f"{self._prefix}{next(self._count):x}"
 
     def _timestamp(self) -> bytes:
         """Now, as in `2026-11-20T09:00:00.123456+00:00`. The text of the second is reused while it lasts."""
         now = self._clock()
         second = int(now)
-        if second != self._second:
-            self._second = second
-            self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
-        return b"%b.%06d+00:00" % (self._second_text, int((now - second) * 1_000_000))
+        known, text = self._second
+        if second != known:
+            text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
+            self._second = (second, text)
+        return b"%b.%06d+00:00" % (text, int((now - second) * 1_000_000))
 
     def encode(
         self,

@@ -16,6 +16,9 @@ logger = logging.getLogger(__name__)
 MALFORMED_FRAMES: Final = 10
 """So many malformed frames in a row close the socket."""
 REQUEST_ID_CHARACTERS: Final = 128
+SERVER_EXTENSION: Final = "unified_websocket"
+"""The ASGI extension of `websocket_core.server`. Its `abort()` cuts the socket at once, which no ASGI message can;
+`register(manager)` has that manager drained when the server is told to stop."""
 
 
 class Peer(Protocol):
@@ -56,6 +59,29 @@ async def accept_socket(socket: object) -> None:
 def protocol_of(socket: object) -> str:
     """What a connection speaks over this socket, by the subprotocol that was accepted, where the socket knows it."""
     return PROTOCOL if getattr(socket, "subprotocol", None) == PROTOCOL else PLAIN
+
+
+def _offered(socket: object, name: str) -> Callable[..., None] | None:
+    """What the server below this socket offers by our extension; sockets of ours and of Starlette know their scope."""
+    extensions = (getattr(socket, "scope", None) or {}).get("extensions") or {}
+    offer: Callable[..., None] | None = extensions.get(SERVER_EXTENSION, {}).get(name)
+    return offer
+
+
+def register_with_server(socket: object, manager: object) -> None:
+    """Tell the server below this socket, if it asks, to drain the manager before it stops."""
+    register = _offered(socket, "register")
+    if register is not None:
+        register(manager)
+
+
+def cut_socket(socket: object) -> bool:
+    """Cut the socket at once, without a word to the client; False if the server below it offers no way to."""
+    abort = _offered(socket, "abort")
+    if abort is None:
+        return False
+    abort()
+    return True
 
 
 async def receive_frame(socket: object, limits: Limits) -> str | CloseCode | None:

@@ -18,6 +18,7 @@ from websocket_core.log_probe import (
     an_event,
     append,
     check_chain,
+    equal,
     ids,
     read_on,
 )
@@ -59,7 +60,7 @@ class LogConformance:
     async def test_offsets_count_from_one_and_every_entry_names_the_one_before_it(self) -> None:
         async with self.store() as log:
             positions = await append(log, 20)
-            assert [position.offset for position in positions] == list(range(1, 21))
+            equal([position.offset for position in positions], list(range(1, 21)))
             entries = await read_on(log, None, 7)
             assert [entry.position for entry in entries] == positions, "append and read disagree on a position"
             assert all(entry.log == LOG for entry in entries), "an entry does not name its log"
@@ -84,7 +85,7 @@ class LogConformance:
         async with self.store() as log:
             for event in events:
                 await log.append(LOG, event)
-            assert [entry.event for entry in await read_on(log, None, 100)] == events
+            equal([entry.event for entry in await read_on(log, None, 100)], events)
 
     async def test_an_id_that_is_appended_again_returns_its_position_and_adds_nothing(self) -> None:
         async with self.store() as log:
@@ -92,7 +93,7 @@ class LogConformance:
             again = await log.append(LOG, an_event("e2", "another text"))
             assert again == positions[1], "the position of a retried event is not the one it has"
             entries = await read_on(log, None, 100)
-            assert ids(entries) == ["e1", "e2", "e3"]
+            equal(ids(entries), ["e1", "e2", "e3"])
             assert entries[1].event == an_event("e2"), "a retry replaced what had been stored"
             assert (await log.append(LOG, an_event("e4"))).offset == 4, "a retry used up an offset"
 
@@ -100,14 +101,14 @@ class LogConformance:
         async with self.store() as log:
             await append(log, 2)
             await append(log, 1, name=OTHER)
-            assert ids(await read_on(log, None, 100)) == ["e1", "e2"]
+            equal(ids(await read_on(log, None, 100)), ["e1", "e2"])
             assert ids(await read_on(log, None, 100, name=OTHER)) == ["e1"], "an id in one log hid it in another"
 
     async def test_concurrent_appends_of_one_id_make_one_entry(self) -> None:
         async with self.store() as log:
             positions = await asyncio.gather(*[log.append(LOG, an_event("same")) for _ in range(20)])
             assert set(positions) == {positions[0]}, "one event has two positions"
-            assert ids(await read_on(log, None, 100)) == ["same"]
+            equal(ids(await read_on(log, None, 100)), ["same"])
 
     async def test_concurrent_appends_are_numbered_and_chained_one_by_one(self) -> None:
         names = [f"e{number}" for number in range(100)]
@@ -146,7 +147,7 @@ class LogConformance:
                 await asyncio.wait([task])
                 await log.append(LOG, an_event(f"e{number}"))
             entries = await read_on(log, None, 100)
-            assert ids(entries) == [f"e{number}" for number in range(1, 13)]
+            equal(ids(entries), [f"e{number}" for number in range(1, 13)])
             check_chain(entries, Position(entries[0].epoch, 0, ""))
 
     # -- law 5: read
@@ -157,17 +158,18 @@ class LogConformance:
             head = await log.open(LOG)
             first = await log.read(LOG, None, 3)
             again = await log.read(LOG, None, 3)
-            assert (again.start, again.more, again.gap, list(again.entries)) == (
-                first.start, first.more, first.gap, list(first.entries)
-            )  # fmt: skip
-            assert await log.open(LOG) == head
+            equal(
+                (again.start, again.more, again.gap, list(again.entries)),
+                (first.start, first.more, first.gap, list(first.entries)),
+            )
+            equal(await log.open(LOG), head)
 
     async def test_opening_makes_an_epoch_and_reading_does_not(self) -> None:
         async with self.store() as log:
             nothing = await log.read(LOG, None, 10)
-            assert (nothing.start, list(nothing.entries), nothing.gap) == (None, [], None)
+            equal((nothing.start, list(nothing.entries), nothing.gap), (None, [], None))
             lost = await log.read(LOG, Position("epoch", 1, "mark"), 10)
-            assert (lost.start, list(lost.entries), lost.gap) == (None, [], GapReason.NEW_EPOCH)
+            equal((lost.start, list(lost.entries), lost.gap), (None, [], GapReason.NEW_EPOCH))
             assert (await log.read(LOG, None, 10)).start is None, "a read made a log"
             head = await log.open(LOG)
             assert head == (head.epoch, 0, ""), "the head of a new log is not offset 0 without a mark"
@@ -178,9 +180,9 @@ class LogConformance:
         async with self.store() as log:
             head = await log.open(LOG)
             empty = await log.read(LOG, head, 10)
-            assert (empty.start, list(empty.entries), empty.more, empty.gap) == (head, [], False, None)
+            equal((empty.start, list(empty.entries), empty.more, empty.gap), (head, [], False, None))
             await append(log, 2)
-            assert ids(await read_on(log, head, 10)) == ["e1", "e2"]
+            equal(ids(await read_on(log, head, 10)), ["e1", "e2"])
 
     async def test_a_reader_that_starts_anywhere_sees_what_follows_once_and_in_order(self) -> None:
         async with self.store() as log:
@@ -194,10 +196,10 @@ class LogConformance:
     async def test_a_batch_says_whether_more_follows(self) -> None:
         async with self.store() as log:
             positions = await append(log, 3)
-            assert (await log.read(LOG, None, 2)).more
-            assert not (await log.read(LOG, None, 3)).more
-            assert not (await log.read(LOG, positions[0], 2)).more
-            assert not (await log.read(LOG, positions[2], 1)).more
+            equal((await log.read(LOG, None, 2)).more, True)
+            equal((await log.read(LOG, None, 3)).more, False)
+            equal((await log.read(LOG, positions[0], 2)).more, False)
+            equal((await log.read(LOG, positions[2], 1)).more, False)
 
     # -- law 6: which positions are honoured
 
@@ -242,12 +244,12 @@ class LogConformance:
         async with self.store(Retention(events=3)) as log:
             positions = await append(log, 5)
             batch = await log.read(LOG, None, 10)
-            assert (batch.start, ids(batch.entries), batch.gap) == (positions[1], ["e3", "e4", "e5"], None)
+            equal((batch.start, ids(batch.entries), batch.gap), (positions[1], ["e3", "e4", "e5"], None))
 
     async def test_a_trimmed_position_is_honoured_while_its_successor_is_retained(self) -> None:
         async with self.store(Retention(events=3)) as log:
             positions = await append(log, 5)
-            assert ids(await read_on(log, positions[1], 10)) == ["e3", "e4", "e5"]
+            equal(ids(await read_on(log, positions[1], 10)), ["e3", "e4", "e5"])
             after = positions[1]._replace(mark="invented")
             await self.told_gap(log, after, GapReason.DIVERGED, retained=["e3", "e4", "e5"])
 
@@ -264,7 +266,7 @@ class LogConformance:
             await log.expire()
             head = positions[-1]
             assert await log.open(LOG) == head, "an emptied log forgot its head"
-            assert ids(await read_on(log, head, 10)) == []
+            equal(ids(await read_on(log, head, 10)), [])
             for after in (Position(head.epoch, 0, ""), *positions[:-1]):
                 await self.told_gap(log, after, GapReason.TRIMMED, retained=[])
             await self.told_gap(log, head._replace(mark="invented"), GapReason.DIVERGED, retained=[])
@@ -312,7 +314,7 @@ class LogConformance:
             seen = wakes.count
             assert (await append(log, 1, first=3))[0].offset == 1, "a forgotten event is still known by its id"
             await wakes.reach(seen + 1)
-            assert ids(await read_on(log, None, 10)) == ["e3"]
+            equal(ids(await read_on(log, None, 10)), ["e3"])
 
     async def test_forgetting_a_log_that_nobody_watches_leaves_the_others(self) -> None:
         async with self.store() as log:
@@ -322,8 +324,8 @@ class LogConformance:
             await log.forget(LOG)
             await log.forget(LOG)
             old = await log.read(LOG, Position("invented", 2, "e2"), 10)
-            assert (old.gap, list(old.entries)) == (GapReason.NEW_EPOCH, [])
-            assert ids(await read_on(log, positions[0], 10, name=OTHER)) == ["e2"]
+            equal((old.gap, list(old.entries)), (GapReason.NEW_EPOCH, []))
+            equal(ids(await read_on(log, positions[0], 10, name=OTHER)), ["e2"])
 
     # -- law 8: what is kept is bounded
 
@@ -332,7 +334,7 @@ class LogConformance:
             for number in range(1, 40):
                 await append(log, 1, first=number)
                 expected = [f"e{kept}" for kept in range(max(1, number - 4), number + 1)]
-                assert ids(await read_on(log, None, 100)) == expected
+                equal(ids(await read_on(log, None, 100)), expected)
 
     async def test_no_more_bytes_are_kept_than_the_retention_says(self) -> None:
         async with self.store(Retention(bytes=1_000)) as log:
@@ -361,9 +363,9 @@ class LogConformance:
                     await self.pass_time(seconds)
                     if expire:
                         await log.expire()
-                    assert ids(await read_on(log, None, 10)) == expected
-                    assert ids(await read_on(log, None, 10, name=OTHER)) == expected[:-2]
-                assert ids(await read_on(log, last, 10)) == []
+                    equal(ids(await read_on(log, None, 10)), expected)
+                    equal(ids(await read_on(log, None, 10, name=OTHER)), expected[:-2])
+                equal(ids(await read_on(log, last, 10)), [])
 
     async def test_an_id_that_has_expired_is_appended_anew(self) -> None:
         async with self.store(Retention(age=60)) as log:

@@ -56,6 +56,11 @@ def ids(entries: Iterable[Entry]) -> list[str]:
     return [entry.event.id for entry in entries]
 
 
+def equal(found: object, expected: object) -> None:
+    """Demand that they are equal, and otherwise say what was found."""
+    assert found == expected, f"found {found!r}, and not {expected!r}"
+
+
 def check_chain(entries: Iterable[Entry], start: Position) -> None:
     """Each entry joins the one before it, and the first joins `start`."""
     epoch, offset, mark = start
@@ -80,7 +85,10 @@ class Wakes:
 
     async def reach(self, count: int) -> None:
         """Wait for that many wake-ups in all."""
-        async with asyncio.timeout(WAKE_SECONDS):
-            while self.count < count:
-                self._came.clear()
-                await self._came.wait()
+        try:
+            async with asyncio.timeout(WAKE_SECONDS):
+                while self.count < count:
+                    self._came.clear()
+                    await self._came.wait()
+        except TimeoutError:
+            raise AssertionError(f"{self.count} wake-ups came within {WAKE_SECONDS} s, and not {count}") from None

@@ -55,6 +55,10 @@ _COUNTERS: Final = {
         "websocket_stale_connections",
         "Connections closed because a write or an answer took too long.",
     ),
+    "uncut": (
+        "websocket_uncut_connections",
+        "Connections that were given up while their socket stayed, because the server offers no way to cut it.",
+    ),
     "isolation_violations": (
         "isolation_violations",
         "Entries that came up for a connection that may not read them. Anything but 0 is a defect.",
@@ -65,7 +69,7 @@ _COUNTERS: Final = {
 class Metrics:
     """The counters of a process. Attributes are plain numbers; add to them."""
 
-    __slots__ = (*_COUNTERS, "append_latency", "connections", "delivery_latency")
+    __slots__ = (*_COUNTERS, "append_latency", "connections", "delivery_latency", "loop_lag")
 
     events_appended: int
     events_delivered: int
@@ -76,6 +80,7 @@ class Metrics:
     evictions: int
     refusals: int
     stale: int
+    uncut: int
     isolation_violations: int
 
     def __init__(self) -> None:
@@ -84,6 +89,7 @@ class Metrics:
         self.connections = 0
         self.append_latency = Latency()
         self.delivery_latency = Latency()
+        self.loop_lag = Latency()
 
     def collect(self) -> Iterator[Metric]:
         """What prometheus-client reads at each scrape."""
@@ -95,6 +101,9 @@ class Metrics:
         )
         yield self.delivery_latency.family(
             "websocket_delivery_seconds", "From the append of a frame's oldest event to the end of its write."
+        )
+        yield self.loop_lag.family(
+            "websocket_loop_lag_seconds", "How much later than asked the event loop came to each sweep."
         )
 
     def register(self, registry: CollectorRegistry) -> None:

@@ -52,7 +52,7 @@ class Appender:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._writer = writer
-        self._retry = retry
+        self.retry: Final = retry
         self._metrics = metrics
         self._monotonic = monotonic
         self._rng = rng or random.SystemRandom()
@@ -100,7 +100,7 @@ class Appender:
         return position
 
     async def _again(self, log: LogName, event: Event, error: LogUnavailable, started: float) -> Position:
-        policy = self._retry
+        policy = self.retry
 
         def spent(state: RetryCallState) -> bool:
             begins = self._monotonic() - started + state.upcoming_sleep
@@ -138,7 +138,7 @@ class Appender:
 
         def back_off(state: RetryCallState) -> float:
             exponent = min(state.attempt_number - 1, 32)
-            return self._rng.uniform(0.0, min(self._retry.maximum, self._retry.initial * 2**exponent))
+            return self._rng.uniform(0.0, min(self.retry.maximum, self.retry.initial * 2**exponent))
 
         def after(state: RetryCallState) -> None:
             if failed is not None and state.outcome is not None and state.outcome.failed:
@@ -278,6 +278,14 @@ class Outbox:
         finally:
             timer.cancel()
 
+    async def wait_in_log(self) -> None:
+        """Wait until what was put so far is in the log, however long the log takes."""
+        mark = self._put
+        while self._done < mark and self._pump is not None:  # everybody is woken by each attempt that failed
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append((mark, waiter))
+            await waiter
+
     async def flush(self) -> None:
         """Wait until nothing waits any more, however long the log takes."""
         while self._pump is not None:
@@ -362,6 +370,9 @@ class Outboxes:
                 idle=lambda: self._forget(user_id),
             )
         return outbox
+
+    def waiting(self, user_id: UserId) -> Outbox | None:
+        return self._outboxes.get(user_id)
 
     def _forget(self, user_id: UserId) -> None:
         outbox = self._outboxes.get(user_id)

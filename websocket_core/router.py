@@ -1,4 +1,4 @@
-"""What an application mounts: the routes of a manager, and the metrics."""
+"""What an application mounts: the routes of a manager, its health, and the metrics."""
 
 from __future__ import annotations
 
@@ -36,6 +36,24 @@ def websocket_router(
     )
     # An object and not a function: Starlette then leaves the ASGI triple to it.
     router.routes.append(WebSocketRoute("/ws", endpoint, name="unified_websocket"))
+    return router
+
+
+def health_router(manager: UnifiedWebSocketManager) -> APIRouter:
+    """A router with `GET /livez`, 200 while the event loop turns, and `GET /readyz`, 503 once `manager` is draining or
+    shut down, so that a load balancer sends nobody new while the last clients are sent away."""
+    router = APIRouter()
+
+    @router.get("/livez", include_in_schema=False)
+    async def livez() -> Response:
+        return Response("ok\n", media_type="text/plain")
+
+    @router.get("/readyz", include_in_schema=False)
+    async def readyz() -> Response:
+        if manager.draining:
+            return Response("draining\n", status_code=503, media_type="text/plain")
+        return Response("ok\n", media_type="text/plain")
+
     return router
 
 

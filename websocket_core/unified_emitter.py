@@ -14,12 +14,15 @@ from websocket_core.events import (
     CRITICAL_EVENTS,
     TOOL_COMPLETED,
     TOOL_EXECUTING,
+    Event,
     EventEncoder,
     owner_part,
 )
+from websocket_core.hand_over import HandOvers
 from websocket_core.identity import LogName, UserId, checked_user_id
 from websocket_core.log import Position
 from websocket_core.outbox import Appender
+from websocket_core.sync_emitter import SyncEmitter
 
 _COUNTED_TYPES: Final = 256
 """How many different event types one emitter counts one by one; the total counts all."""
@@ -33,6 +36,11 @@ class EmitterHost(Protocol):
 
     @property
     def encoder(self) -> EventEncoder: ...
+
+    @property
+    def hand_overs(self) -> HandOvers:
+        """How other threads reach the manager's loop."""
+        ...
 
     async def require_connection(self, user_id: UserId, connection_id: str) -> None:
         """Raise `UnknownConnection` unless this user has, or lately had, a connection of that id."""
@@ -84,6 +92,45 @@ class UnifiedWebSocketEmitter:
         """The user whose log this emitter appends to."""
         return self._user_id
 
+    @property
+    def sync(self) -> SyncEmitter:
+        """This emitter for code that runs in threads: the same methods, to be called without `await`."""
+        return SyncEmitter(
+            self._user_id, encode=self._encode, append=self._append_encoded, hand_overs=self._host.hand_overs
+        )
+
+    def _encode(
+        self,
+        event_type: str,
+        data: Mapping[str, Any],
+        *,
+        run_id: str | None,
+        thread_id: str | None,
+        event_id: str | None,
+        connection_id: str | None = None,
+    ) -> Event:
+        return self._encoder.encode(
+            event_type,
+            data,
+            self._owner,
+            run_id=self._run_id if run_id is None else run_id,
+            thread_id=self._thread_id if thread_id is None else thread_id,
+            event_id=event_id,
+            connection_id=connection_id,
+        )
+
+    async def _append_encoded(self, event_type: str, event: Event) -> Position:
+        if event.connection_id is not None:
+            await self._host.require_connection(self._user_id, event.connection_id)
+        position = await self._appender.append(self._log, event)
+        self._total += 1
+        counts = self._counts
+        if event_type in counts:
+            counts[event_type] += 1
+        elif len(counts) < _COUNTED_TYPES:
+            counts[event_type] = 1
+        return position
+
     async def emit(
         self,
         event_type: str,
@@ -97,27 +144,12 @@ class UnifiedWebSocketEmitter:
         """Append one event of any type.
 
         With `connection_id` only that connection of this user reads it, also after it reconnected under the same id;
-        `UnknownConnection` is raised if this user has no such connection and had none within `Retention.age`.
+        `UnknownConnection` is raised if this user has no such connection and registered none within `Retention.age`.
         """
-        if connection_id is not None:
-            await self._host.require_connection(self._user_id, connection_id)
-        event = self._encoder.encode(
-            event_type,
-            data,
-            self._owner,
-            run_id=self._run_id if run_id is None else run_id,
-            thread_id=self._thread_id if thread_id is None else thread_id,
-            event_id=event_id,
-            connection_id=connection_id,
+        event = self._encode(
+            event_type, data, run_id=run_id, thread_id=thread_id, event_id=event_id, connection_id=connection_id
         )
-        position = await self._appender.append(self._log, event)
-        self._total += 1
-        counts = self._counts
-        if event_type in counts:
-            counts[event_type] += 1
-        elif len(counts) < _COUNTED_TYPES:
-            counts[event_type] = 1
-        return position
+        return await self._append_encoded(event_type, event)
 
     async def emit_agent_started(
         self,

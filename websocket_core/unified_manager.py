@@ -22,8 +22,10 @@ from websocket_core.errors import (
     WrongEventLoop,
 )
 from websocket_core.events import EventEncoder, random_text
+from websocket_core.hand_over import HandOvers
 from websocket_core.identity import LogName, Principal, UserId, checked_user_id, text_fault
-from websocket_core.inbound import FrameHandler, Peer, accept_socket, protocol_of
+from websocket_core.inbound import FrameHandler, Peer, accept_socket, protocol_of, register_with_server
+from websocket_core.lag import LoopLag
 from websocket_core.limits import Limits, Retention, RetryPolicy
 from websocket_core.log import LogStore, Position
 from websocket_core.logs import open_log
@@ -53,7 +55,7 @@ class UnifiedWebSocketManager:
 
     `log` is `"memory://"` or a `LogStore` of one's own. `on_connect` and `on_disconnect` are awaited with the
     connection. `clock` (Unix seconds), `monotonic` (seconds), `entropy` (random bytes) and `rng` (jitter) are there
-    for tests and simulations. Raises `InvalidConfiguration`.
+    for tests and simulations. Raises `InvalidConfiguration`. `draining` is True from `drain` or `shutdown` on.
     """
 
     MAX_CONNECTIONS_PER_USER: ClassVar[int] = Limits().connections_per_user
@@ -105,12 +107,13 @@ class UnifiedWebSocketManager:
         self._emitters: weakref.WeakValueDictionary[UserId, UnifiedWebSocketEmitter] = weakref.WeakValueDictionary()
         self._kept_emitters: dict[UserId, UnifiedWebSocketEmitter] = {}
         self._outboxes = Outboxes(self.appender, encoder=self.encoder, limits=self.limits, metrics=self.metrics)
+        self.hand_overs = HandOvers(self.appender, self._outboxes, limits=self.limits)
         self._handlers: dict[str, FrameHandler] = {"cancel": self._cancel_run}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._hooks: set[asyncio.Task[None]] = set()
         self._closed = False
-        self._draining = False
+        self.draining = False
 
     async def __aenter__(self) -> Self:
         self._start()
@@ -129,8 +132,9 @@ class UnifiedWebSocketManager:
         """Start, or start again after a shutdown, in the running loop."""
         loop = asyncio.get_running_loop()
         self._forget_other_loop(loop)
-        self._closed = self._draining = self.appender.closed = False
+        self._closed = self.draining = self.appender.closed = False
         self._loop = loop
+        self.hand_overs.start()
         if self._sweeper is None or self._sweeper.done():
             # Owned by the manager: ended by shutdown(), or gone with a loop that is replaced.
             self._sweeper = loop.create_task(self._sweep(), name="websocket_core sweeper")
@@ -156,9 +160,9 @@ class UnifiedWebSocketManager:
         """
         loop = asyncio.get_running_loop()
         self._forget_other_loop(loop)
-        self._closed = True
+        self._closed = self.draining = True
         deadline = loop.time() + self.limits.shutdown_timeout
-        await self._within(deadline, [self._outboxes.flush()])
+        await self._within(deadline, [self.hand_overs.close(), self._outboxes.flush()])
         self.appender.closed = True  # before the pumps end, so that no run starts another
         await self._outboxes.close()
         ending = [*self._registry, *self._registry.leaving()]
@@ -166,14 +170,13 @@ class UnifiedWebSocketManager:
             connection.close(CloseCode.RESTARTING, flush=True)
         await self._within(deadline, [connection.wait_closed() for connection in ending])
         for connection in ending:
-            connection.abandon()
+            connection.cut()
         await self._within(deadline + 1.0, [connection.wait_closed() for connection in ending])
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.wait([self._sweeper])
             self._sweeper = None
-        for hook in list(self._hooks):
-            await self._within(deadline + 1.0, [hook])
+        await self._within(deadline + 1.0, list(self._hooks))
         await self._log.close()
         self._kept_emitters.clear()
         self._loop = None
@@ -183,7 +186,7 @@ class UnifiedWebSocketManager:
 
         Connections that come meanwhile are refused with 1013.
         """
-        self._draining = True
+        self.draining = True
         leaving = list(self._registry)
         pause = min(1.0, budget / len(leaving)) if leaving else 0.0
         for connection in leaving:
@@ -205,12 +208,11 @@ class UnifiedWebSocketManager:
 
     async def _sweep(self) -> None:
         """The one sweeper: ends stale connections and drops expired events."""
-        loop = asyncio.get_running_loop()
+        lag = LoopLag(self.limits.sweep_interval, self.metrics)
         while True:
-            await asyncio.sleep(self.limits.sweep_interval)
-            now = loop.time()
+            now, lost = await lag.tick()
             for connection in (*self._registry, *self._registry.leaving()):
-                connection.check(now)
+                connection.check(now, lost)
             try:
                 await self._log.expire()
             except Exception:  # the sweeper must live; the next sweep tries again
@@ -256,8 +258,9 @@ class UnifiedWebSocketManager:
         if self._closed:
             raise ManagerClosed("the manager was shut down")
         self._start_if_needed()
+        register_with_server(websocket, self)
         await accept_socket(websocket)
-        if self._draining or self._closed or len(self._registry) >= self.limits.connections:
+        if self.draining or self._closed or len(self._registry) >= self.limits.connections:
             await self._refuse(websocket, CloseCode.OVERLOADED)
         connection = WebSocketConnection(
             websocket,
@@ -333,7 +336,7 @@ class UnifiedWebSocketManager:
                 connection.close(CloseCode.DISCONNECTED)
 
     async def require_connection(self, user_id: UserId, connection_id: str) -> None:
-        """Raise `UnknownConnection` unless this user has this connection, or had it within `Retention.age`."""
+        """Raise `UnknownConnection` unless this user has this connection, or registered it within `Retention.age`."""
         if not isinstance(connection_id, str):
             raise InvalidInput("a connection id is a string")
         if self._registry.has(user_id, connection_id):

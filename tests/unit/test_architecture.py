@@ -21,9 +21,11 @@ TABLE: Final[tuple[tuple[str, ...], ...]] = (
     ("websocket_core.errors", "websocket_core.limits", "websocket_core.identity"),
     ("websocket_core.metrics", "websocket_core.events", "websocket_core.log", "websocket_core.state"),
     ("websocket_core.logs.memory", "websocket_core.logs"),
-    ("websocket_core.cursor", "websocket_core.wire"),
+    ("websocket_core.cursor", "websocket_core.merging", "websocket_core.wire"),
     (
         "websocket_core.outbox",
+        "websocket_core.hand_over",
+        "websocket_core.sync_emitter",
         "websocket_core.unified_emitter",
         "websocket_core.inbound",
         "websocket_core.pacing",
@@ -31,7 +33,7 @@ TABLE: Final[tuple[tuple[str, ...], ...]] = (
         "websocket_core.follower",
         "websocket_core.connection",
     ),
-    ("websocket_core.runs", "websocket_core.registry", "websocket_core.unified_manager"),
+    ("websocket_core.runs", "websocket_core.registry", "websocket_core.lag", "websocket_core.unified_manager"),
     (
         "websocket_core.auth",
         "websocket_core.topics",

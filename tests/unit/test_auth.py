@@ -181,11 +181,16 @@ def test_unknown_and_mixed_algorithms_are_refused_at_construction(key: Any, algo
         JWTAuthenticator(key, algorithms=algorithms)
 
 
-def test_a_list_of_algorithms_is_kept_whatever_kind_of_list_it_is() -> None:
+async def test_a_list_of_algorithms_is_kept_whatever_kind_of_list_it_is() -> None:
     with pytest.raises(InvalidConfiguration):
         JWTAuthenticator(SECRET, algorithms=iter(["HS256", "RS256"]))
-    JWTAuthenticator(SECRET, algorithms=iter(["HS256"]))
-    JWTAuthenticator(SECRET, algorithms=("HS256", "HS384"))
+    algorithms = ["HS256"]
+    for given_as in (iter(algorithms), tuple(algorithms), set(algorithms), algorithms):
+        authenticator = JWTAuthenticator(SECRET, algorithms=given_as)
+        for _ in range(2):
+            assert (await who(authenticator, a_token())).user_id == "alice"
+    algorithms.append("HS512")
+    assert await refuses(authenticator, a_token(algorithm="HS512"))
 
 
 # -- keys

@@ -88,7 +88,7 @@ def same(a: object, b: object) -> bool:
     return a == b
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(JSON)
 @example(-0.0)
 @example(5e-324)
@@ -265,7 +265,7 @@ def test_what_is_not_json_is_refused_at_the_top(value: object) -> None:
         encode_json(value)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_what_is_not_json_is_refused_wherever_it_is_planted_and_its_path_is_named(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(NOT_JSON)))
@@ -431,7 +431,7 @@ def test_a_timestamp_has_microseconds_and_utc(moment: float, text: str) -> None:
     assert len(stamp) == 32
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.floats(min_value=0, max_value=4e9), st.integers(-3, 3))
 @example(1_795_000_000.9999998, 0)
 def test_a_timestamp_is_the_moment_to_a_microsecond(moment: float, ulps: int) -> None:

@@ -399,7 +399,7 @@ FRAMES = st.fixed_dictionaries(
 ).map(json.dumps)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(FRAMES | st.text(max_size=30), max_size=5))
 def test_nothing_that_a_client_sends_raises_and_every_error_code_is_known(frames: list[str]) -> None:
     async def echo(_peer: Peer, frame: Mapping[str, Any]) -> Mapping[str, Any]:

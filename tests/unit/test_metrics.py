@@ -19,9 +19,14 @@ COUNTERS = {
     "evictions": "websocket_evictions_total",
     "refusals": "websocket_refusals_total",
     "stale": "websocket_stale_connections_total",
+    "uncut": "websocket_uncut_connections_total",
     "isolation_violations": "isolation_violations_total",
 }
-HISTOGRAMS = {"append_latency": "websocket_append_seconds", "delivery_latency": "websocket_delivery_seconds"}
+HISTOGRAMS = {
+    "append_latency": "websocket_append_seconds",
+    "delivery_latency": "websocket_delivery_seconds",
+    "loop_lag": "websocket_loop_lag_seconds",
+}
 
 
 def exposed(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:

@@ -331,6 +331,14 @@ async def test_events_and_gaps_are_counted_and_control_frames_are_not(protocol: 
     assert (metrics.events_delivered, metrics.gaps) == (3, 1)
 
 
+async def test_events_that_are_cut_into_several_frames_are_counted_once() -> None:
+    socket, metrics = Socket(), Metrics()
+    steps = [an_entry(number, size=500) for number in range(1, 8)]
+    await an_outbound(socket, PROTOCOL, batch_bytes=1_700, metrics=metrics).send(CONTROLS, steps)
+    assert len(socket.texts) == 4
+    assert metrics.events_delivered == 7
+
+
 @virtual_time
 async def test_the_latency_is_that_of_the_oldest_event_of_a_frame_to_the_end_of_its_write() -> None:
     loop = asyncio.get_running_loop()

@@ -464,6 +464,15 @@ async def test_above_the_bytes_events_are_dropped_and_room_comes_back() -> None:
 
 
 @virtual_time
+async def test_telling_of_drops_makes_no_room_that_was_not_there() -> None:
+    size = len(an_event("e1", 100).body)
+    box = Box(Writer(), Limits(outbox_bytes=size))
+    for _ in range(5):
+        assert [box.outbox.put(an_event(event_id, 100)) for event_id in ("e1", "e2")] == [True, False]
+        await box.outbox.flush()
+
+
+@virtual_time
 async def test_a_reserved_slot_is_kept_free_and_its_event_always_fits() -> None:
     box = Box(Writer("hang"), Limits(outbox=3, outbox_bytes=200))
     assert box.outbox.reserve()
@@ -662,9 +671,11 @@ async def test_closing_ends_the_pump_and_counts_what_is_lost(caplog: pytest.LogC
     box.put("e1", "e2")
     waiting = asyncio.create_task(box.outbox.settled())
     await turns()
+    began = asyncio.get_running_loop().time()
     with caplog.at_level(logging.ERROR):
         await box.outbox.close()
     await waiting
+    assert asyncio.get_running_loop().time() == began, "who waits is let go at once"
     assert no_tasks_are_left()
     assert [(record.levelname, record.__dict__["events"]) for record in caplog.records] == [("ERROR", 2)]
     await box.outbox.flush()
@@ -761,6 +772,18 @@ async def test_an_outbox_writes_to_the_log_of_its_user_and_tells_drops_as_that_u
         assert [body["id"] for body in bodies][:1] == [f"{name}1"]
         assert bodies[1]["type"] == "events_dropped"
         assert bodies[1]["user_id"] == name
+
+
+async def test_an_outbox_of_before_does_not_take_its_successor_with_it() -> None:
+    """A run that outlives its loop or a restart holds the old one."""
+    boxes = Boxes(MemoryLog())
+    old = boxes.of("alice")
+    old.reserve()
+    boxes.all.clear()
+    new = boxes.of("alice")
+    new.reserve()
+    old.release()
+    assert boxes.of("alice") is new
 
 
 @virtual_time

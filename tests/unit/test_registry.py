@@ -149,9 +149,11 @@ def test_going_through_all_while_some_go_is_safe(some: Fixture) -> None:
     for connection in some.registry:
         some.registry.ended(connection)
     assert len(some.registry) == 0
+    one = a_connection()
+    some.add(one)
     copy = some.registry.of(ALICE)
     copy["x"] = a_connection()
-    assert some.registry.of(ALICE) == {}
+    assert some.registry.of(ALICE) == {"tab": one}
 
 
 def test_clearing_forgets_and_detaches_all_and_keeps_the_gauge_right(some: Fixture) -> None:

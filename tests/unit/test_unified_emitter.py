@@ -19,12 +19,13 @@ from websocket_core.errors import (
     UnknownConnection,
 )
 from websocket_core.events import Event, EventEncoder
+from websocket_core.hand_over import HandOvers
 from websocket_core.identity import LogName, UserId
-from websocket_core.limits import RetryPolicy
+from websocket_core.limits import Limits, RetryPolicy
 from websocket_core.log import Position
 from websocket_core.logs.memory import MemoryLog
 from websocket_core.metrics import Metrics
-from websocket_core.outbox import Appender
+from websocket_core.outbox import Appender, Outboxes
 from websocket_core.unified_emitter import UnifiedWebSocketEmitter
 
 
@@ -36,6 +37,11 @@ class Host:
         self.metrics = Metrics()
         self.appender = Appender(self.log, retry=RetryPolicy(attempts=2, initial=0.0001), metrics=self.metrics)
         self.encoder = EventEncoder(event_bytes=5_000, event_depth=10, clock=lambda: 1_795_000_000.5)
+        limits, outboxes = (
+            Limits(),
+            Outboxes(self.appender, encoder=self.encoder, limits=Limits(), metrics=self.metrics),
+        )
+        self.hand_overs = HandOvers(self.appender, outboxes, limits=limits)
         self.asked: list[tuple[str, str]] = []
 
     async def require_connection(self, user_id: UserId, connection_id: str) -> None:
@@ -178,6 +184,14 @@ async def test_a_context_labels_what_names_no_run_and_no_thread() -> None:
     await emitter.notify_agent_thinking("t", thread_id="t2")
     labels = [(event["run_id"], event["thread_id"]) for event in await host.events()]
     assert labels == [("r1", "t1"), ("r2", "t1"), ("r1", "t2")]
+
+
+@pytest.mark.parametrize("label", ["run_id", "thread_id"])
+async def test_an_empty_label_is_a_mistake_and_not_that_of_the_context(label: str) -> None:
+    host = Host()
+    with pytest.raises(InvalidEvent):
+        await UnifiedWebSocketEmitter(host, "alice", a_context()).emit("x", {}, **{label: ""})
+    assert await host.entries() == []
 
 
 async def test_a_context_without_labels_gives_none() -> None:

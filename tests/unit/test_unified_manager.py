@@ -243,6 +243,30 @@ async def test_a_run_that_outlives_the_manager_starts_no_task_and_sees_no_error(
     assert tasks_of_ours() == []
 
 
+async def test_runs_that_put_events_at_every_turn_of_the_loop_start_no_task_while_the_manager_ends() -> None:
+    """Ending several pumps takes a few turns, in which other runs of the same users still put events."""
+    log = TroubledLog()
+    manager = a_manager(log, limits=Limits(shutdown_timeout=0.05))
+    going = True
+
+    async def agent(name: str) -> None:
+        async with manager.create_agent_bridge(UserExecutionContext(name)).run("a") as run:
+            while going:
+                await run.thinking("hm")
+                await asyncio.sleep(0)
+
+    async with manager:
+        log.trouble = "refuse"
+        agents = [asyncio.create_task(agent(f"user {number % 4}")) for number in range(8)]
+        await until(lambda: manager.outbox("user 3").failing)
+    assert tasks_of_ours() == []
+    await turns()
+    assert tasks_of_ours() == [], "also later, while all of them still run"
+    going = False
+    await asyncio.gather(*agents)
+    assert tasks_of_ours() == []
+
+
 @virtual_time
 async def test_a_slow_log_finishes_what_waits_before_the_manager_ends() -> None:
     log = TroubledLog()
@@ -306,6 +330,7 @@ keep = []
 
 async def first():
     keep.append(await manager.connect_user(FakeSocket(), "alice", "tab"))
+    keep.append(await manager.connect_user(FakeSocket(), "alice", "another"))
     async def agent():
         async with manager.create_agent_bridge(UserExecutionContext("alice", "r1")).run("a"):
             await asyncio.sleep(1000)
@@ -782,7 +807,9 @@ async def test_a_disconnect_hook_that_fails_is_logged_and_harms_nothing(caplog: 
         assert manager.get_stats() == NOTHING
         await Tab.open(manager, "alice")
     assert called == 4
-    assert [record.levelname for record in caplog.records] == ["ERROR"] * 4
+    assert [(record.name, record.levelname) for record in caplog.records] == [
+        ("websocket_core.unified_manager", "ERROR")
+    ] * 4
 
 
 @virtual_time

@@ -71,8 +71,11 @@ def test_a_hostile_cursor_is_malformed_and_not_quoted(text: object) -> None:
     assert isinstance(refused.value, InvalidInput)
 
 
+NEARLY = st.lists(st.sampled_from([*".....eE019_-", "+", " ", "\n", "é", "١", "１", "m", "17", "\x00"]), max_size=14)
+
+
 @settings(max_examples=300, deadline=None)
-@given(st.one_of(ANYTHING, st.from_regex(r"\A[\w.\s-]{0,12}\.[\w+-]{0,20}\.[\w.\s-]{0,12}\Z")))
+@given(st.one_of(ANYTHING, NEARLY.map("".join), st.builds("{}.{}.{}".format, WORD, st.integers(-5, 2**54), MARK)))
 def test_whatever_decodes_is_what_encodes(text: str) -> None:
     """One position has one text, so that no second spelling of it can be compared as another."""
     try:
@@ -226,7 +229,7 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.dictionaries(st.text(max_size=4), JSON, max_size=5), st.booleans())
 def test_every_frame_of_strict_json_is_taken_exactly(fields: dict[str, Any], ascii_only: bool) -> None:
     frame = {**fields, "type": "x"}

@@ -24,6 +24,7 @@ from websocket_core import (
     Principal,
     Retention,
     RetryPolicy,
+    SyncEmitter,
     UnifiedWebSocketEmitter,
     UnifiedWebSocketManager,
     UserId,
@@ -139,6 +140,20 @@ async def emitters(manager: UnifiedWebSocketManager) -> None:
         assert_type(error.event_id, str)
     except ConnectionRefused as refusal:
         assert_type(refusal.code, int)
+
+
+def emitters_in_threads(manager: UnifiedWebSocketManager) -> None:
+    emitter = manager.get_emitter("alice").sync
+    assert_type(emitter, SyncEmitter)
+    assert_type(emitter.user_id, UserId)
+    assert_type(emitter.emit("my_event", {"n": 1}, run_id="r1", thread_id="t1", event_id="e1"), Position)
+    assert_type(emitter.emit("my_event", {"n": 1}, connection_id="tab-1"), Position)
+    assert_type(emitter.emit_agent_started({"agent": "a"}, run_id="r"), Position)
+    assert_type(emitter.notify_tool_completed("search", {"hits": 3}, colour="blue"), Position)
+    emitter.post("my_event", {"n": 1}, run_id="r1")
+    emitter.emit("x", {}, user_id="bob")  # type: ignore[call-arg]
+    emitter.post("x", ["not", "a", "mapping"])  # type: ignore[arg-type]
+    emitter.user_id = UserId("bob")  # type: ignore[misc]
 
 
 async def there_is_no_emitting_without_a_user(manager: UnifiedWebSocketManager) -> None:

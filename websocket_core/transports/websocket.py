@@ -26,6 +26,8 @@ from websocket_core.errors import (
 )
 from websocket_core.identity import Principal
 from websocket_core.inbound import receive_frame
+from websocket_core.lag import LATE
+from websocket_core.limits import Limits
 from websocket_core.unified_manager import UnifiedWebSocketManager
 from websocket_core.wire import CLOSE_RULES, PROTOCOL, CloseCode, parse_frame
 
@@ -41,9 +43,10 @@ AUTH_FRAME_BYTES: Final = 24_576
 class ASGISocket:
     """A WebSocket over the ASGI triple, without what a general framework adds."""
 
-    __slots__ = ("_receive", "_send", "subprotocol")
+    __slots__ = ("_receive", "_send", "scope", "subprotocol")
 
-    def __init__(self, receive: Receive, send: Send, subprotocol: str | None) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, subprotocol: str | None) -> None:
+        self.scope = scope
         self._receive = receive
         self._send = send
         self.subprotocol = subprotocol
@@ -100,11 +103,11 @@ class WebSocketEndpoint:
             await _refuse_handshake(receive, send)
             return None
         subprotocol = PROTOCOL if PROTOCOL in scope.get("subprotocols", ()) else None
-        socket = ASGISocket(receive, send, subprotocol)
+        socket = ASGISocket(scope, receive, send, subprotocol)
         try:
             await socket.accept()
             return await self._register(socket, request)
-        except ConnectionError as error:  # the client left; there is nobody to tell
+        except OSError as error:  # the client left; there is nobody to tell
             logger.debug("a client left during the handshake", extra={"error": type(error).__name__})
         return None
 
@@ -152,7 +155,7 @@ class WebSocketEndpoint:
             await _close(socket, CloseCode.MALFORMED)
         except (LogUnavailable, ManagerClosed):
             await _close(socket, CloseCode.OVERLOADED)
-        except ConnectionError:
+        except OSError:  # the client left, whatever the server calls that
             raise
         except Exception:
             logger.exception("a connection could not be made")
@@ -166,8 +169,7 @@ class WebSocketEndpoint:
             await _leave(socket, CloseCode.OVERLOADED)
         self._waiting += 1
         try:
-            async with asyncio.timeout(limits.auth_timeout):
-                text = await receive_frame(socket, limits)
+            text = await _receive_within(limits.auth_timeout, socket, limits)
         except TimeoutError:
             await _leave(socket, CloseCode.TIMED_OUT)
         finally:
@@ -213,6 +215,20 @@ class WebSocketEndpoint:
 
 class _Closed(Exception):
     """The socket is closed and that is all there is to say."""
+
+
+async def _receive_within(seconds: float, socket: ASGISocket, limits: Limits) -> str | CloseCode | None:
+    """As `receive_frame`. Raises `TimeoutError`; what a stall of the loop took of the time is given back."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + seconds
+        try:
+            async with asyncio.timeout_at(due):
+                return await receive_frame(socket, limits)
+        except TimeoutError:
+            seconds = loop.time() - due
+            if seconds < LATE:
+                raise
 
 
 async def _leave(socket: ASGISocket, code: CloseCode) -> NoReturn:
