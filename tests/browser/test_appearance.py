@@ -129,7 +129,8 @@ async def test_everything_can_be_done_from_the_keyboard(start_demo: StartDemo, o
     await _focus_is(tab, "h3")  # and not thrown back to the top of the page
 
     await _open_a_tool(tab, left)
-    await _tab_to(tab, "sign-out", side="pane-left")
+    await _open_a_second_tab(tab)
+    await _tab_to(tab, "sign-out")
     await keyboard.press("Enter")
     await left.has_state("signed-out")
     await _focus_is(tab, "user")
@@ -146,6 +147,16 @@ async def _open_a_tool(tab: Tab, pane: Pane) -> None:
     await _tab_to(tab, "summary", text="search_documentation", back=True)
     await tab.page.keyboard.press("Space")
     await expect(result).not_to_be_visible()
+
+
+async def _open_a_second_tab(tab: Tab) -> None:
+    await _tab_to(tab, "second-tab", text="Open a second tab as ann")
+    async with tab.page.context.expect_page() as opening:
+        await tab.page.keyboard.press("Enter")
+    second = Tab(await opening.value)
+    await second.pane().has_run("cancelled")
+    await second.check()
+    await second.page.close()
 
 
 async def test_a_screen_reader_is_told_what_happens(start_demo: StartDemo, open_tab: OpenTab) -> None:

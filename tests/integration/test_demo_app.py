@@ -288,8 +288,16 @@ def occurrences(name: str, forms: str) -> int:
 
 
 async def test_every_quote_stands_in_the_section_that_is_named_beside_it(demo: Demo) -> None:
-    for question in (ALICE_ASKS, BOB_ASKS, "How often is the mercury cleaned?", "How is a graft bound?"):
-        result = (await answered(demo, question, question))[-1]["data"]["result"]
+    fits_best = {
+        ALICE_ASKS: "The lighthouse",
+        "When is the sap down?": "Pruning",
+        "How often is the mercury cleaned?": "The lens",
+        "How is a graft bound?": "Grafting",
+    }
+    for question, heading in fits_best.items():
+        events = await answered(demo, question, question)
+        assert f"“{heading}” in docs/" in [e["data"]["thought"] for e in events if e["type"] == "agent_thinking"][1]
+        result = events[-1]["data"]["result"]
         quotes = re.findall(r"^“(.+?)” \[(\d+)\]$", result["answer"], re.MULTILINE)
         assert quotes
         sources = {source["number"]: source for source in result["sources"]}
@@ -439,7 +447,7 @@ async def test_the_command_prints_its_address_serves_and_stops_without_noise_in_
         rest, noise = await asyncio.to_thread(process.communicate, None, 20)
         assert rest == ""
         assert noise == ""
-        assert process.returncode in (0, -how)
+        assert process.returncode == 0
 
 
 async def test_a_port_that_is_taken_is_said_in_one_line_and_nothing_else(documentation: Path) -> None:
