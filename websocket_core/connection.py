@@ -53,7 +53,7 @@ class WebSocketConnection:
 
     __slots__ = (
         "__weakref__", "_active_at", "_clock", "_close_code", "_controls", "_credit", "_drained", "_due", "_ended",
-        "_flush", "_follower", "_inbound", "_interrupted", "_limits", "_loop", "_metrics", "_outbound",
+        "_flush", "_follower", "_full_batch", "_inbound", "_interrupted", "_limits", "_loop", "_metrics", "_outbound",
         "_owed_since", "_ping_due", "_server", "_timer", "_waiter", "_wake_at", "_woken", "_writer",
         "connection_id", "created_at", "is_healthy", "principal", "protocol", "state", "thread_id", "user_id",
         "websocket",
@@ -73,6 +73,7 @@ class WebSocketConnection:
         handlers: Mapping[str, FrameHandler],
         ended: Callable[[WebSocketConnection], None],
         only_thread: str | None = None,
+        full_batch: int | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -101,6 +102,7 @@ class WebSocketConnection:
             monotonic=monotonic,
         )
         self._outbound.expire(principal.expires_at, grace=limits.expiry_grace)
+        self._full_batch = full_batch or limits.batch_events
         self._credit = (
             BurstCredit(frames=limits.burst_frames, window=limits.burst_window) if protocol == PROTOCOL else None
         )
@@ -361,7 +363,7 @@ class WebSocketConnection:
         seconds = credit.take(self._loop.time())
         if seconds == 0.0:
             return False
-        self._woken, self._wake_at = 0, self._limits.batch_events
+        self._woken, self._wake_at = 0, self._full_batch
         self._waiter = self._loop.create_future()
         timer = self._loop.call_later(seconds, self._wake_writer)
         await self._waiter

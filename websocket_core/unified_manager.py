@@ -274,6 +274,7 @@ class UnifiedWebSocketManager:
             handlers=self._handlers,
             ended=self._connection_ended,
             only_thread=only_thread,
+            full_batch=min(self.limits.batch_events, max(1, self.retention.events // 4)),
             clock=self._clock,
             monotonic=self.monotonic,
         )

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import Tab, a_manager, virtual_time
-from websocket_core.limits import Limits
+from websocket_core.limits import Limits, Retention
 from websocket_core.pacing import BurstCredit
 
 
@@ -112,3 +112,17 @@ async def test_a_plain_client_never_waits_for_company() -> None:
             await manager.get_emitter("alice").emit("custom", {"n": number})
             await tab.socket.wait_for(number + 1)
         assert loop.time() == began
+
+
+@virtual_time
+async def test_waiting_for_company_costs_no_event_of_a_short_retention() -> None:
+    """A log that holds less than a batch is read before it is trimmed, window or not."""
+    async with a_manager(limits=Limits(burst_window=5.0), retention=Retention(events=60)) as manager:
+        tab = await Tab.open(manager, "alice", v1=True)
+        await tab.greeted()
+        for number in range(300):
+            await manager.get_emitter("alice").emit("custom", {"n": number})
+            await asyncio.sleep(0)
+        await asyncio.sleep(5.0)
+        assert tab.numbers == list(range(300))
+        assert tab.socket.of_type("gap") == []
