@@ -167,7 +167,12 @@ async def test_the_tutorial_cuts_and_resumes_without_loss(tutorial_server: Serve
 
     late = Page(tutorial_server, "alice")
     await late.read(until="agent_completed")
-    assert late.events == page.events
+    # The same run; the pieces of the answer come as one, since the late page catches up.
+    assert late.text == page.text
+    assert [event for event in late.events if event["type"] != "message_delta"] == [
+        event for event in page.events if event["type"] != "message_delta"
+    ]
+    assert late.events[-1]["cursor"] == page.events[-1]["cursor"]
 
 
 async def test_the_tutorials_second_user_sees_only_its_own_run(tutorial_server: Served) -> None:

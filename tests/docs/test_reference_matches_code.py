@@ -125,9 +125,10 @@ CLASSES: dict[str, tuple[type, set[str]]] = {
         {"lifespan", "now", "outbox", "require_connection"},
     ),
     "UnifiedWebSocketEmitter": (websocket_core.UnifiedWebSocketEmitter, set()),
+    "SyncEmitter": (websocket_core.SyncEmitter, set()),
     "WebSocketConnection": (
         websocket_core.WebSocketConnection,
-        {"abandon", "check", "detach", "renew", "send_control", "start"},
+        {"abandon", "check", "cut", "detach", "renew", "send_control", "start"},
     ),
     "AgentWebSocketBridge": (bridge.AgentWebSocketBridge, set()),
     "AgentRun": (bridge.AgentRun, set()),
