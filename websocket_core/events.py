@@ -347,7 +347,6 @@ class EventEncoder:
         event_type: str,
         data: Mapping[str, Any],
         owner: bytes,
-        *,
         run_id: str | None = None,
         thread_id: str | None = None,
         event_id: str | None = None,

@@ -103,7 +103,6 @@ class UnifiedWebSocketEmitter:
         self,
         event_type: str,
         data: Mapping[str, Any],
-        *,
         run_id: str | None,
         thread_id: str | None,
         event_id: str | None,
@@ -113,10 +112,10 @@ class UnifiedWebSocketEmitter:
             event_type,
             data,
             self._owner,
-            run_id=self._run_id if run_id is None else run_id,
-            thread_id=self._thread_id if thread_id is None else thread_id,
-            event_id=event_id,
-            connection_id=connection_id,
+            self._run_id if run_id is None else run_id,
+            self._thread_id if thread_id is None else thread_id,
+            event_id,
+            connection_id,
         )
 
     async def _append_encoded(self, event_type: str, event: Event) -> Position:
@@ -146,9 +145,7 @@ class UnifiedWebSocketEmitter:
         With `connection_id` only that connection of this user reads it, also after it reconnected under the same id;
         `UnknownConnection` is raised if this user has no such connection and registered none within `Retention.age`.
         """
-        event = self._encode(
-            event_type, data, run_id=run_id, thread_id=thread_id, event_id=event_id, connection_id=connection_id
-        )
+        event = self._encode(event_type, data, run_id, thread_id, event_id, connection_id)
         return await self._append_encoded(event_type, event)
 
     async def emit_agent_started(

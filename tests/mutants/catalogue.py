@@ -249,11 +249,11 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             Edit(
                 EMITTER,
-                "            await self._host.require_connection(self._user_id, connection_id)\n",
+                "            await self._host.require_connection(self._user_id, event.connection_id)\n",
                 "            try:\n"
-                "                await self._host.require_connection(self._user_id, connection_id)\n"
+                "                await self._host.require_connection(self._user_id, event.connection_id)\n"
                 "            except LookupError:\n"
-                "                connection_id = None\n",
+                "                event = event._replace(connection_id=None)\n",
             ),
         ),
         (AUDIENCE + "test_an_unknown_connection_is_an_error_and_reaches_nobody",),
@@ -290,9 +290,9 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             Edit(
                 EMITTER,
-                "        event = self._encoder.encode(\n",
-                "        data.setdefault('user_id', self._user_id)  # type: ignore[attr-defined]\n"
-                "        event = self._encoder.encode(\n",
+                "        event = self._encode(event_type, data, run_id, thread_id, event_id, connection_id)\n",
+                "        data.setdefault('sent', True)  # type: ignore[attr-defined]\n"
+                "        event = self._encode(event_type, data, run_id, thread_id, event_id, connection_id)\n",
             ),
         ),
         (DATA + "test_the_data_is_the_same_object_with_the_same_content_afterwards",),
@@ -579,8 +579,8 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             Edit(
                 OUTBOX,
-                "        if self._done >= self._put or self.failing:\n            return\n",
-                "        if self.failing:\n            raise LogUnavailable\n        if self._done >= self._put:\n            return\n",
+                "        if self._done >= self._put or self.failing:\n",
+                "        if self.failing:\n            raise LogUnavailable\n        if self._done >= self._put:\n",
             ),
         ),
         (OBSERVER + "test_a_log_in_trouble_kills_no_run_and_loses_no_event",),
