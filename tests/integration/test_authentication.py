@@ -14,10 +14,11 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.integration.conftest import Serve
-from tests.integration.support import SECRET, bearer, token
+from tests.integration.support import SECRET, bearer, serving, token
 from tests.support import until
 from websocket_core import Limits, Principal
 from websocket_core.auth import AuthenticationFailed, AuthRequest, JWTAuthenticator
+from websocket_core.connection import WebSocketConnection
 
 STRICT = JWTAuthenticator(key=SECRET, algorithms=["HS256"], audience="live", issuer="https://id.example")
 
@@ -143,7 +144,7 @@ async def test_whoever_says_nothing_is_closed_after_a_while(serve: Serve) -> Non
         began = time.monotonic()
         async with site.client(None) as client:
             assert await client.closed() == 4408
-        assert 0.15 < time.monotonic() - began < 2.0
+        assert 0.15 < time.monotonic() - began < 5.0
         assert application.manager.get_stats()["total_connections"] == 0
 
 
@@ -226,6 +227,41 @@ async def test_sockets_that_wait_to_authenticate_are_bounded(serve: Serve) -> No
         for client in waiting[1:]:
             assert await client.closed() == 4408
         assert application.manager.get_stats()["total_connections"] == 0
+
+
+@pytest.mark.parametrize("where", ["header", "address"])
+async def test_a_credential_too_long_for_http_is_refused_and_holds_up_nothing(serve: Serve, where: str) -> None:
+    """Above 8 KB the server below takes no line; such a token belongs into the first frame. Who sends it all the same
+    is told and sent away, and one that stays does not keep the server from stopping in order."""
+    long = token(pad="x" * 9_000)
+    ended: list[str] = []
+
+    async with serve(query_token=True) as (site, application), site.client("bob") as bob:
+        await bob.greeted()
+
+        async def disconnected(connection: WebSocketConnection) -> None:
+            ended.append(connection.user_id)
+
+        application.manager._on_disconnect = disconnected
+        reader, writer = await asyncio.open_connection(*site.host.split(":"))
+        query = f"?token={long}" if where == "address" else ""
+        credential = f"Authorization: Bearer {long}\r\n" if where == "header" else ""
+        writer.write(
+            f"GET /live/ws{query} HTTP/1.1\r\nHost: {site.host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{credential}\r\n".encode()
+        )
+        answer = await asyncio.wait_for(reader.read(), 5)
+        assert answer.startswith(b"HTTP/1.1 431" if where == "header" else b"HTTP/1.1 414")
+        assert long.encode() not in answer
+        await application.emit("bob", 1)
+        await bob.has(1)
+        await site.stop()
+        assert await bob.closed() == 1012
+        assert "bob" in ended, "the manager was shut down as well"
+        writer.close()
+        async with serving(application.app) as again, again.client(None) as client:
+            await client.say({"type": "auth", "token": long})
+            assert (await client.greeted())["user_id"] == "alice"
 
 
 # -- authenticators of one's own

@@ -124,11 +124,11 @@ async def test_a_ping_is_answered_with_the_position(serve: Serve, v1: bool) -> N
 
 @pytest.mark.parametrize("v1", [False, True])
 async def test_heartbeats_reach_real_clients(serve: Serve, v1: bool) -> None:
-    limits = Limits(heartbeat=0.1, heartbeat_timeout=0.3, sweep_interval=0.05)
+    limits = Limits(heartbeat=0.1, heartbeat_timeout=1.0, sweep_interval=0.05)
     async with serve(limits=limits, hostile=False) as (site, application):
         async with site.client(v1=v1) as client:
             assert (await client.greeted())["heartbeat"] == 0.1
-            await client.gets(lambda: len(client.of_type("ping")) >= 8)
+            await client.gets(lambda: len(client.of_type("ping")) >= 5)
             assert client.code is None
             assert len({ping["cursor"] for ping in client.of_type("ping")}) == 1
         if v1:
