@@ -36,7 +36,7 @@ class Limits:
     frame_bytes: int = 65_536
     """The largest frame that a client may send."""
     event_bytes: int = 262_144
-    """The largest encoded event."""
+    """The largest encoded event. Below 16 KiB, the end of a run with the longest names and ids may not fit."""
     event_depth: int = 100
     """How deeply the data of an event, or a frame of a client, may be nested."""
     heartbeat: float = 25.0

@@ -70,6 +70,15 @@ class CuttableProtocol(WebSocketsSansIOProtocol):
         self.scope["extensions"][SERVER_EXTENSION] = offers
         return super().run_asgi()
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.close_sent:
+            # A header of more than 8 KB, say. uvicorn takes no notice: the client would wait for ever, and a server
+            # that is stopped meanwhile would crash before the application's own shutdown.
+            self.close_sent = True
+            self.transport.write(b"".join(self.conn.data_to_send()))
+            self.transport.close()
+
     def keepalive_timeout(self) -> None:
         assert self.ping_timeout is not None
         late = self.loop.time() - self.ping_sent_at - self.ping_timeout

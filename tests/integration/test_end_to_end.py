@@ -118,6 +118,8 @@ async def test_a_thread_in_the_address_narrows_to_that_conversation(serve: Serve
         await narrowed.has(2)
         await whole.has(4)
         assert narrowed.numbers == [0, 3]
+        async with site.client(thread_id="") as blank:
+            await blank.has(4)
 
 
 @PROTOCOLS

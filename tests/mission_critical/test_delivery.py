@@ -700,6 +700,20 @@ async def test_a_frame_of_many_events_stays_below_the_size_of_a_batch() -> None:
         assert len(tab.socket.texts) < 150
 
 
+@virtual_time
+async def test_what_a_frame_adds_to_its_events_counts_as_well() -> None:
+    """Cursors and line breaks: with events of all sizes no frame is larger than a batch."""
+    rng = random.Random(5)
+    limits = Limits(batch_bytes=16_384, batch_events=1_000)
+    async with a_manager(limits=limits, retention=Retention(bytes=8_000_000)) as manager:
+        for n in range(2_000):
+            await manager.get_emitter("alice").emit("custom", {"n": n, "pad": "x" * int(4_000 * rng.random() ** 4)})
+        tab = await Tab.open(manager, "alice", v1=True)
+        await tab.has(2_000)
+        assert max(len(text.encode()) for text in tab.socket.texts) <= 16_384
+        assert len(tab.socket.texts) < 400
+
+
 @PROTOCOLS
 @virtual_time
 async def test_a_burst_of_thousands_arrives_whole_and_in_order(v1: bool) -> None:

@@ -224,6 +224,36 @@ async def test_pairs_and_ends_hold_however_little_room_there_is(room: int) -> No
 
 
 @virtual_time
+async def test_a_tool_for_which_there_is_no_room_is_counted_as_missing() -> None:
+    log = TroubledLog()
+    log.trouble = "refuse"
+    async with a_manager(log, limits=Limits(outbox=2)) as manager:
+        async with manager.create_agent_bridge(CONTEXT).run("planner") as run, run.tool("search"):
+            assert manager.metrics.events_dropped == 1
+        log.recover()
+    events = await events_of(log, "alice")
+    assert [event["type"] for event in events] == ["agent_started", "events_dropped", "agent_completed"]
+    assert events[1]["data"] == {"count": 1}
+
+
+@virtual_time
+async def test_what_is_dropped_gives_back_the_room_that_was_kept_for_its_end() -> None:
+    """A beginning that does not fit leaves no slot reserved behind: afterwards there is as much room as before."""
+    log = TroubledLog()
+    log.trouble = "refuse"
+    async with a_manager(log, limits=Limits(outbox=5)) as manager:
+        async with manager.create_agent_bridge(CONTEXT).run("planner") as run:
+            for _ in range(3):
+                await run.thinking("x")
+            for _ in range(10):
+                async with run.tool("search"):
+                    pass
+        log.recover()
+        await until(lambda: len(manager._outboxes) == 0, seconds=60.0)
+    check_runs(await events_of(log, "alice"))
+
+
+@virtual_time
 async def test_the_room_of_one_user_is_not_the_room_of_another() -> None:
     log = TroubledLog()
     async with a_manager(log, limits=Limits(outbox=5)) as manager:
@@ -319,11 +349,15 @@ async def test_shutdown_ends_in_time_while_the_log_is_in_trouble_and_agents_go_o
     log = TroubledLog()
     manager = a_manager(log, limits=Limits(shutdown_timeout=3.0))
     stop = False
+    busy_from = float("inf")
 
     async def agent(user: str) -> None:
         async with manager.create_agent_bridge(UserExecutionContext(user)).run("planner") as run:
             while not stop:
-                await run.thinking("canary")
+                # While the pumps are ended, agents emit at every turn of the loop.
+                for _ in range(100 if busy_from <= loop.time() < busy_from + 0.05 else 1):
+                    await run.thinking("canary")
+                    await asyncio.sleep(0)
                 await asyncio.sleep(0.001)
 
     async with manager:
@@ -332,6 +366,7 @@ async def test_shutdown_ends_in_time_while_the_log_is_in_trouble_and_agents_go_o
         log.trouble = trouble
         await asyncio.sleep(1.0)
         began = loop.time()
+        busy_from = began + 2.99
         with caplog.at_level(logging.DEBUG):
             await manager.shutdown()
         assert loop.time() - began <= 6.0

@@ -216,6 +216,28 @@ async def test_a_bad_name_or_id_begins_nothing(bad: Any) -> None:
 
 
 @virtual_time
+async def test_what_could_not_begin_takes_no_room_from_what_can() -> None:
+    """A slot that was reserved for the end of a run or a tool is given back when there will be none."""
+    log = TroubledLog()
+    async with a_manager(log, limits=Limits(outbox=6)) as manager:
+        bridge = manager.create_agent_bridge(CONTEXT)
+        for _ in range(20):
+            with pytest.raises(InvalidEvent):
+                await bridge.run("planner", run_id="a\nb").__aenter__()
+        assert len(manager._outboxes) == 0
+        async with bridge.run("planner") as run:
+            for _ in range(20):
+                with pytest.raises(InvalidEvent):
+                    await run.call_tool("search", tool_call_id="a\nb").__aenter__()
+            async with run.tool("search"):
+                pass
+        assert manager.metrics.events_dropped == 0
+    events = await events_of(log, "alice")
+    check_runs(events)
+    assert types(events) == ["agent_started", "tool_executing", "tool_completed", "agent_completed"]
+
+
+@virtual_time
 async def test_the_longest_names_leave_room_for_the_end() -> None:
     """With every name and id at its longest, of characters that take the most room, what began is ended."""
     long = '"' * 256

@@ -145,7 +145,7 @@ class WebSocketEndpoint:
                 request.query.get("thread_id"),
                 principal=principal,
                 cursor=cursor,
-                only_thread=request.query.get("thread_id"),
+                only_thread=request.query.get("thread_id") or None,  # no event has an empty one
             )
         except (_Closed, ConnectionRefused):
             return None  # the socket is closed already
