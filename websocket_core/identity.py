@@ -89,9 +89,9 @@ class Grant:
     Made only by an authoriser: `Grant.own` gives a principal its own log.
     """
 
-    __slots__ = ("log",)
+    __slots__ = ("_log",)
 
-    log: LogName
+    _log: LogName
 
     def __init__(self) -> None:
         raise TypeError("a Grant is made by an authoriser, never directly; see Grant.own")
@@ -100,8 +100,13 @@ class Grant:
     def own(cls, principal: Principal) -> Grant:
         """The grant of a principal for its own log."""
         grant = object.__new__(cls)
-        grant.log = LogName.of_user(UserId(principal.user_id))
+        grant._log = LogName.of_user(UserId(principal.user_id))
         return grant
+
+    @property
+    def log(self) -> LogName:
+        """The log that may be read. Settled for life."""
+        return self._log
 
     def __repr__(self) -> str:
         return f"<Grant for a {self.log.kind} log>"
