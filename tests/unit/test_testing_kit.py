@@ -307,6 +307,8 @@ async def test_writes_to_a_blocked_socket_hang_until_it_is_unblocked() -> None:
     assert socket.texts == []
     socket.client_sends({"type": "ping"})
     assert (await socket.receive())["text"] == '{"type": "ping"}', "a blocked socket can still be read from"
+    await asyncio.sleep(0)
+    assert socket.texts == []
     socket.unblock()
     await writing
     assert socket.texts == ['{"type":"a"}']

@@ -807,9 +807,8 @@ async def test_a_disconnect_hook_that_fails_is_logged_and_harms_nothing(caplog: 
         assert manager.get_stats() == NOTHING
         await Tab.open(manager, "alice")
     assert called == 4
-    assert [(record.name, record.levelname) for record in caplog.records] == [
-        ("websocket_core.unified_manager", "ERROR")
-    ] * 4
+    failures = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert [record.name for record in failures] == ["websocket_core.unified_manager"] * 4
 
 
 @virtual_time
