@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
+from websockets.exceptions import InvalidState
 
 from websocket_core.inbound import SERVER_EXTENSION
 from websocket_core.lag import LATE
@@ -88,6 +89,14 @@ class CuttableProtocol(WebSocketsSansIOProtocol):
             return
         super().keepalive_timeout()
         _cut(self.transport)
+
+    def shutdown(self) -> None:
+        try:
+            super().shutdown()
+        except InvalidState:
+            # The client has sent its close and does not take ours. uvicorn would crash here, before it has closed the
+            # other sockets and before the application's own shutdown.
+            _cut(self.transport)
 
     def on_task_complete(self, task: asyncio.Task[None]) -> None:
         super().on_task_complete(task)
