@@ -4,7 +4,7 @@
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-all browser-test check bench mutants docs build clean
+.PHONY: help setup demo test test-all browser-test check bench mutants simulate docs build clean
 
 # $(call find-python,names): shell words that print the first interpreter on PATH which really runs (a pyenv
 # shim may not), is new enough, and can make environments.
@@ -69,17 +69,17 @@ check: setup ## lint, formatting, types
 	@$(RUN) ruff format --check
 	@$(RUN) mypy
 
-bench: ## run the benchmarks, beside their peers
-	@if test -f benchmarks/run.py; then $(MAKE) .venv-bench/.ready && .venv-bench/bin/python -m benchmarks.run $(ARGS); \
-	else echo "No benchmarks here yet."; fi
+bench: .venv-bench/.ready ## run the benchmarks, beside their peers (ARGS=)
+	@.venv-bench/bin/python -m benchmarks.run $(ARGS)
 
-mutants: ## check that the tests kill the seeded bugs
-	@if test -f tests/mutants/__main__.py; then $(MAKE) setup && $(RUN) tests.mutants $(ARGS); \
-	else echo "No mutants here yet."; fi
+mutants: setup ## check that the tests kill the seeded bugs
+	@$(RUN) tests.mutants $(ARGS)
 
-docs: ## build the documentation into build/site
-	@if test -f mkdocs.yml; then $(MAKE) setup && $(RUN) mkdocs build --strict --site-dir build/site; \
-	else echo "No documentation to build yet."; fi
+simulate: setup ## the whole stack under seeded faults in virtual time (SEEDS=)
+	@$(RUN) tests.simulation --seeds $(or $(SEEDS),500) $(ARGS)
+
+docs: setup ## build the documentation into build/site
+	@$(RUN) mkdocs build --strict --site-dir build/site
 
 build: setup ## build the wheel and the sdist into dist/
 	@rm -rf dist

@@ -1,0 +1,159 @@
+"""A log in memory that behaves as one over a network does, and is watched from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.simulation.ledger import Appended, LifeEnded, Opened, Record
+from tests.simulation.loop import SimLoop
+from websocket_core.errors import LogUnavailable
+from websocket_core.events import Event
+from websocket_core.identity import LogName
+from websocket_core.log import Batch, LogStore, Position
+from websocket_core.wire import encode_cursor
+
+
+@dataclass(slots=True)
+class LogTrouble:
+    """How a log misbehaves. Probabilities."""
+
+    suspends: float = 0.0
+    """That a call gives up the loop, before and after it does its work."""
+    lost_wakes: float = 0.0
+    late_wakes: float = 0.0
+    refused: float = 0.0
+    """That an append is refused, and nothing is appended."""
+    lost_replies: float = 0.0
+    """That an append is done and its caller is told otherwise."""
+    unreadable: float = 0.0
+    mixed_replies: float = 0.0
+    """That a read returns what stands in another log, as a client library does that confuses its replies."""
+
+
+class SimLog:
+    """A `LogStore` whose calls suspend, fail and lose their replies and wake-ups; what it takes is recorded."""
+
+    def __init__(
+        self,
+        inner: LogStore,
+        *,
+        loop: SimLoop,
+        rng: random.Random,
+        trouble: LogTrouble,
+        faults: Counter[str],
+        record: Callable[[Record], None],
+    ) -> None:
+        self.inner = inner
+        self.trouble = trouble
+        self.ambushes: dict[LogName, Callable[[], object]] = {}
+        """What to do just after the next read of a log: the moment at which an append is most easily missed."""
+        self.dead = False
+        """Whether its process is gone."""
+        self.watched_logs: Counter[LogName] = Counter()
+        self._loop = loop
+        self._rng = rng
+        self._faults = faults
+        self._record = record
+
+    async def _pause(self) -> None:
+        if self.trouble.suspends and self._rng.random() < self.trouble.suspends:
+            await asyncio.sleep(self._rng.choice((0.0, 0.0, 0.001, 0.02)))
+        if self.dead:
+            raise LogUnavailable("the process of this log is gone")
+
+    def _happens(self, probability: float, fault: str) -> bool:
+        if probability and self._rng.random() < probability:
+            self._faults[fault] += 1
+            return True
+        return False
+
+    async def open(self, log: LogName) -> Position:
+        await self._pause()
+        position = await self.inner.open(log)
+        self._record(Opened(self._loop.time(), log.name, encode_cursor(position)))
+        await self._pause()
+        return position
+
+    async def read(self, log: LogName, after: Position | None, limit: int) -> Batch:
+        await self._pause()
+        if self._happens(self.trouble.unreadable, "read_failed"):
+            raise LogUnavailable("unreadable for a while")
+        batch = await self.inner.read(log, after, limit)
+        ambush = self.ambushes.pop(log, None)
+        if ambush is not None:
+            self._faults["append_behind_a_read"] += 1
+            self._loop.call_soon(ambush)
+        await self._pause()
+        if self.trouble.mixed_replies and self._rng.random() < self.trouble.mixed_replies:
+            others = [other for other, count in self.watched_logs.items() if count and other != log]
+            if others:
+                foreign = await self.inner.read(self._rng.choice(others), None, limit)
+                if foreign.entries:
+                    self._faults["mixed_reply"] += 1
+                    return foreign
+        return batch
+
+    async def append(self, log: LogName, event: Event) -> Position:
+        try:
+            await self._pause()
+            if self._happens(self.trouble.refused, "append_refused"):
+                raise LogUnavailable("refused for a while")
+            position = await self.inner.append(log, event)
+            self._record(
+                Appended(
+                    self._loop.time(),
+                    log.name,
+                    event.id,
+                    json.loads(event.body + b"}"),
+                    len(event.body),
+                    event.connection_id,
+                    encode_cursor(position),
+                )
+            )
+            await self._pause()
+        except asyncio.CancelledError:
+            self._faults["cancelled_in_append"] += 1
+            raise
+        if self._happens(self.trouble.lost_replies, "append_reply_lost"):
+            raise LogUnavailable("the reply was lost")
+        return position
+
+    def watch(self, log: LogName, wake: Callable[[], None]) -> Callable[[], None]:
+        def woken() -> None:
+            if self._happens(self.trouble.lost_wakes, "lost_wake_up"):
+                return
+            if self._happens(self.trouble.late_wakes, "late_wake_up"):
+                self._loop.call_later(self._rng.random(), wake)
+            else:
+                wake()
+
+        unwatch = self.inner.watch(log, woken)
+        self.watched_logs[log] += 1
+        held = [unwatch]
+
+        def stop() -> None:
+            if held:
+                self.watched_logs[log] -= 1
+                held.pop()()
+
+        return stop
+
+    async def forget(self, log: LogName) -> None:
+        await self._pause()
+        self._record(LifeEnded(self._loop.time(), log.name))
+        await self.inner.forget(log)
+        if self.watched_logs.get(log):  # somebody is connected, so the log lives on; this read looks at it, no more
+            batch = await self.inner.read(log, None, 1)
+            if batch.start is not None:
+                self._record(Opened(self._loop.time(), log.name, encode_cursor(batch.start)))
+
+    async def expire(self) -> None:
+        await self.inner.expire()
+
+    async def close(self) -> None:
+        await self.inner.close()

@@ -1,0 +1,431 @@
+"""The checker, judged: a clean history passes, and each way of spoiling it is called what it is."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.simulation.checker import Checker, Fault, check
+from tests.simulation.ledger import (
+    DELTA,
+    Answered,
+    Appended,
+    Closed,
+    Connecting,
+    Draining,
+    Emission,
+    History,
+    Invoked,
+    Key,
+    LifeEnded,
+    Opened,
+    Quiesced,
+    Received,
+    Record,
+    Residue,
+    Retained,
+    Revoked,
+    RunStopped,
+    Secrets,
+)
+
+RETAINED = Retained(events=6, bytes=10_000_000, age=3_600.0)
+USERS = ["alice", "bob"]
+
+
+class Story:
+    """A history as an honest server would leave it, told step by step."""
+
+    def __init__(self) -> None:
+        self.secrets = Secrets(1, USERS)
+        self.records: list[Record] = []
+        self.now = 0.0
+        self.epochs = dict.fromkeys(USERS, "first")
+        self.logs: dict[str, list[dict[str, Any]]] = {user: [] for user in USERS}
+        self.users: dict[int, str] = {}
+        self.runs = 0
+
+    @property
+    def history(self) -> History:
+        return History(self.secrets, RETAINED, self.records)
+
+    def at(self) -> float:
+        self.now += 0.001
+        return self.now
+
+    def add(self, record: Record) -> None:
+        self.records.append(record)
+
+    def position(self, user: str, offset: int) -> str:
+        mark = self.logs[user][offset - 1]["id"] if offset else ""
+        return f"{self.epochs[user]}.{offset}.{mark}"
+
+    def emit(self, user: str, number: int, kind: str = "note", connection_id: str | None = None) -> None:
+        data = {"stamp": self.secrets.stamp(user, number), "n": number}
+        if kind.startswith("agent_"):
+            data = {"agent": self.secrets.stamp(user, number)}
+        emission = Emission(user, Key(number, kind), "plain", data, connection_id=connection_id)
+        event = {"type": kind, "data": data, "user_id": user, "id": f"{kind}{number}"}
+        self.logs[user].append(event)
+        position = self.position(user, len(self.logs[user]))
+        self.add(Invoked(self.at(), emission))
+        self.add(Appended(self.at(), user, str(event["id"]), copy.deepcopy(event), 100, connection_id, position))
+        self.add(Answered(self.at(), emission, "ok", position))
+
+    def delta(self, number: int, start: int, length: int) -> None:
+        """A piece of text for alice."""
+        text = self.secrets.text("alice", number, start + length)[start:]
+        data = {"message_id": self.secrets.stamp("alice", number), "start": start, "text": text}
+        event = {"type": DELTA, "data": data, "user_id": "alice", "id": f"d{number}.{start}"}
+        self.logs["alice"].append(event)
+        self.add(Invoked(self.at(), Emission("alice", Key(number, DELTA), "text", None)))
+        position = self.position("alice", len(self.logs["alice"]))
+        self.add(Appended(self.at(), "alice", str(event["id"]), copy.deepcopy(event), 100, None, position))
+
+    def connect(self, connection: int, tab: str, user: str, kind: str = "none", offset: int | None = None) -> None:
+        self.users[connection] = user
+        cursor = None if offset is None else self.position(user, offset)
+        connection_id = "cay" if tab == "ay" else None
+        self.add(Connecting(self.at(), tab, connection, user, kind, cursor, connection_id))
+
+    def frame(self, connection: int, frame: dict[str, Any]) -> None:
+        self.add(Received(self.at(), connection, frame))
+
+    def greet(self, connection: int, offset: int, *, resumed: bool = False) -> None:
+        user = self.users[connection]
+        cursor = self.position(user, offset)
+        self.frame(connection, {"type": "connected", "user_id": user, "resumed": resumed, "cursor": cursor})
+
+    def gap(self, connection: int, offset: int, reason: str) -> None:
+        self.frame(
+            connection, {"type": "gap", "reason": reason, "cursor": self.position(self.users[connection], offset)}
+        )
+
+    def show(self, connection: int, *offsets: int) -> None:
+        user = self.users[connection]
+        for offset in offsets:
+            event = copy.deepcopy(self.logs[user][offset - 1])
+            self.frame(connection, {**event, "cursor": self.position(user, offset)})
+
+    def ping(self, connection: int, offset: int) -> None:
+        self.frame(connection, {"type": "ping", "cursor": self.position(self.users[connection], offset)})
+
+    def forget(self, user: str, epoch: str) -> None:
+        self.add(LifeEnded(self.at(), user))
+        self.logs[user] = []
+        self.epochs[user] = epoch
+        self.add(Opened(self.at(), user, f"{epoch}.0."))
+
+    def close(self, connection: int, code: int = 1006, reason: str = "") -> None:
+        self.add(Closed(self.at(), connection, code, reason))
+
+
+def clean_story() -> Story:
+    """Two users, three tabs: live events, an addressed one, a resume, a trimmed log, a forgotten log, merged text."""
+    story = Story()
+    for user in USERS:
+        story.add(Opened(story.at(), user, "first.0."))
+    for connection, tab, user in ((1, "ax", "alice"), (2, "ay", "alice"), (3, "bx", "bob")):
+        story.connect(connection, tab, user)
+        story.greet(connection, 0)
+    for number in (1, 2):
+        story.emit("alice", number)
+        story.emit("bob", number)
+    story.show(1, 1, 2)
+    story.show(2, 1, 2)
+    story.show(3, 1, 2)
+    story.emit("alice", 3, connection_id="cay")
+    story.show(2, 3)
+    story.ping(1, 3)
+    story.close(1)
+    story.emit("alice", 4)
+    story.emit("alice", 5)
+    story.show(2, 4, 5)
+    story.connect(4, "ax", "alice", "own", 3)
+    story.greet(4, 3, resumed=True)
+    story.show(4, 4, 5)
+    story.close(4)
+    for number in range(6, 16):
+        story.emit("alice", number)
+    story.show(2, *range(6, 16))
+    story.connect(5, "ax", "alice", "own", 5)
+    story.greet(5, 9)
+    story.gap(5, 9, "trimmed")
+    story.show(5, *range(10, 16))
+    story.forget("alice", "second")
+    for connection in (2, 5):
+        story.gap(connection, 0, "new_epoch")
+    story.emit("alice", 16, "agent_started")
+    story.emit("alice", 17)
+    for connection in (2, 5):
+        story.show(connection, 1, 2)
+    for start in (0, 10, 20):
+        story.delta(18, start, 10)
+    story.show(2, 3, 4, 5)
+    merged = copy.deepcopy(story.logs["alice"][2])
+    merged["data"]["text"] = story.secrets.text("alice", 18, 30)
+    story.frame(5, {**merged, "cursor": story.position("alice", 5)})
+    story.add(Draining(story.at()))
+    story.close(3, 1012, "restarting")
+    story.connect(6, "bx", "bob", "own", 2)
+    story.greet(6, 2, resumed=True)
+    story.add(Quiesced(story.at() + 10, {"ax": 5, "ay": 2, "bx": 6}, 3))
+    story.add(Residue(story.at() + 20, {"tasks": [], "isolation_violations": 0}))
+    return story
+
+
+def shown(story: Story, connection: int, number: int, kind: str = "note") -> int:
+    """Where in the history this connection was shown that event."""
+    stamp = story.secrets.stamp(story.users[connection], number)
+    for index, record in enumerate(story.records):
+        if not isinstance(record, Received) or record.connection != connection or record.frame["type"] != kind:
+            continue
+        if record.frame["data"].get("stamp") == stamp:
+            return index
+    raise AssertionError("not in this history")
+
+
+def received(story: Story, connection: int, frame_type: str) -> int:
+    return next(
+        index
+        for index, record in enumerate(story.records)
+        if isinstance(record, Received) and record.connection == connection and record.frame["type"] == frame_type
+    )
+
+
+def frame_at(story: Story, index: int) -> dict[str, Any]:
+    record = story.records[index]
+    assert isinstance(record, Received)
+    return record.frame
+
+
+def insert_frame(story: Story, index: int, connection: int, frame: dict[str, Any]) -> None:
+    story.records.insert(index + 1, Received(story.records[index].at, connection, frame))
+
+
+def leak(story: Story) -> None:
+    index = shown(story, 3, 1)
+    insert_frame(story, shown(story, 1, 2), 1, copy.deepcopy(frame_at(story, index)))
+
+
+def leak_under_another_label(story: Story) -> None:
+    frame = copy.deepcopy(frame_at(story, shown(story, 3, 1)))
+    number, mac, _user = frame["data"]["stamp"].split(".", 2)
+    frame["data"]["stamp"] = f"{number}.{mac}.alice"
+    frame["user_id"] = "alice"
+    insert_frame(story, shown(story, 1, 2), 1, frame)
+
+
+def leak_to_another_connection(story: Story) -> None:
+    insert_frame(story, shown(story, 4, 4), 4, copy.deepcopy(frame_at(story, shown(story, 2, 3))))
+
+
+def leak_to_a_stranger(story: Story) -> None:
+    story.records.insert(0, Connecting(0.0, "stranger", 99, None, "none"))
+    insert_frame(story, shown(story, 3, 1), 99, copy.deepcopy(frame_at(story, shown(story, 3, 1))))
+
+
+def appended_to_another_log(story: Story) -> None:
+    event = {"type": "note", "data": {"stamp": story.secrets.stamp("bob", 1), "n": 1}, "user_id": "bob", "id": "x"}
+    last = next(index for index, record in enumerate(story.records) if isinstance(record, LifeEnded))
+    story.records.insert(last, Appended(story.records[last].at, "alice", "x", event, 100, "cay2", "first.16.x"))
+
+
+def run_stopped_by_somebody_else(story: Story) -> None:
+    story.records.insert(shown(story, 2, 17), RunStopped(story.records[shown(story, 2, 17)].at, "alice", "r1"))
+
+
+def lost_after_it_was_acknowledged(story: Story) -> None:
+    emission = Emission("bob", Key(3, "note"), "plain", {})
+    index = received(story, 6, "connected")
+    story.records.insert(index, Answered(story.records[index].at, emission, "ok", "first.3.note3"))
+    story.records.insert(index, Invoked(story.records[index].at, emission))
+
+
+def lost_behind_a_gap(story: Story) -> None:
+    """The gap tells of more than is gone."""
+    frame_at(story, received(story, 5, "connected"))["cursor"] = "first.11.note11"
+    frame_at(story, received(story, 5, "gap"))["cursor"] = "first.11.note11"
+    for number in (11, 10):
+        del story.records[shown(story, 5, number)]
+
+
+def lost_in_silence(story: Story) -> None:
+    del story.records[shown(story, 2, 4)]
+
+
+def the_last_lost_in_silence(story: Story) -> None:
+    for connection in (2, 5):
+        index = max(
+            index
+            for index, record in enumerate(story.records)
+            if isinstance(record, Received) and record.connection == connection
+        )
+        del story.records[index]
+
+
+def lost_in_a_drain(story: Story) -> None:
+    del story.records[shown(story, 3, 2)]
+    # The tab then resumes from its true place, so nothing else is wrong.
+    resuming = next(record for record in story.records if isinstance(record, Connecting) and record.connection == 6)
+    resuming.cursor = "first.1.note1"
+    index = received(story, 6, "connected")
+    frame_at(story, index)["cursor"] = "first.1.note1"
+    event = copy.deepcopy(story.logs["bob"][1])
+    insert_frame(story, index, 6, {**event, "cursor": "first.2.note2"})
+
+
+def duplicate(story: Story) -> None:
+    index = shown(story, 2, 9)
+    insert_frame(story, index, 2, copy.deepcopy(frame_at(story, index)))
+
+
+def told_twice(story: Story) -> None:
+    """A run begins twice: two entries, one fact."""
+    began = next(
+        record for record in story.records if isinstance(record, Appended) and record.event["type"] == "agent_started"
+    )
+    index = next(index for index, record in enumerate(story.records) if isinstance(record, Draining))
+    again = Appended(
+        story.records[index].at, "alice", "other", copy.deepcopy(began.event), 100, "nobody", "second.6.other"
+    )
+    story.records.insert(index, again)
+
+
+def reordered(story: Story) -> None:
+    first, second = shown(story, 2, 9), shown(story, 2, 10)
+    story.records[first], story.records[second] = story.records[second], story.records[first]
+
+
+def gap_not_told(story: Story) -> None:
+    del story.records[received(story, 5, "gap")]
+
+
+def resumed_in_another_life(story: Story) -> None:
+    """The log began anew, and its reader is never told."""
+    index = max(
+        index
+        for index, record in enumerate(story.records)
+        if isinstance(record, Received) and record.connection == 5 and record.frame["type"] == "gap"
+    )
+    del story.records[index]
+
+
+def needless_gap(story: Story) -> None:
+    insert_frame(story, shown(story, 2, 9), 2, {"type": "gap", "reason": "trimmed", "cursor": "first.9.note9"})
+
+
+def needless_reset(story: Story) -> None:
+    index = received(story, 4, "connected")
+    frame_at(story, index)["resumed"] = False
+    frame_at(story, index)["cursor"] = "first.0."
+    insert_frame(story, index, 4, {"type": "gap", "reason": "diverged", "cursor": "first.0."})
+    for offset in (2, 1):
+        event = copy.deepcopy(frame_at(story, shown(story, 1, offset)))
+        insert_frame(story, index + 1, 4, event)
+
+
+def phantom(story: Story) -> None:
+    data = {"stamp": story.secrets.stamp("alice", 77), "n": 77}
+    frame = {"type": "note", "data": data, "user_id": "alice", "id": "note77", "cursor": "first.9.note9"}
+    insert_frame(story, shown(story, 2, 9), 2, frame)
+
+
+def corrupt(story: Story) -> None:
+    frame_at(story, shown(story, 2, 9))["data"]["n"] = 10
+
+
+def corrupt_text(story: Story) -> None:
+    frame = frame_at(story, received(story, 2, DELTA))
+    frame["data"]["text"] = frame["data"]["text"][::-1]
+
+
+def chain_break(story: Story) -> None:
+    frame_at(story, shown(story, 2, 9))["cursor"] = "first.10.note10"
+
+
+def ping_ahead_of_what_was_shown(story: Story) -> None:
+    insert_frame(story, shown(story, 2, 8), 2, {"type": "ping", "cursor": "first.9.note9"})
+    del story.records[shown(story, 2, 9)]
+
+
+def late_after_revoke(story: Story) -> None:
+    index = next(index for index, record in enumerate(story.records) if isinstance(record, LifeEnded))
+    story.records.insert(index, Revoked(story.records[index].at, "alice"))
+
+
+def residue(story: Story) -> None:
+    last = story.records[-1]
+    assert isinstance(last, Residue)
+    last.left["tasks"] = ["<coroutine object WebSocketConnection._write>"]
+
+
+def residue_registered(story: Story) -> None:
+    record = next(record for record in story.records if isinstance(record, Quiesced))
+    record.registered = 4
+
+
+CORRUPTIONS: list[tuple[Callable[[Story], None], Fault]] = [
+    (leak, Fault.LEAK),
+    (leak_under_another_label, Fault.LEAK),
+    (leak_to_another_connection, Fault.LEAK),
+    (leak_to_a_stranger, Fault.LEAK),
+    (appended_to_another_log, Fault.LEAK),
+    (run_stopped_by_somebody_else, Fault.LEAK),
+    (lost_after_it_was_acknowledged, Fault.LOST),
+    (lost_behind_a_gap, Fault.LOST),
+    (lost_in_a_drain, Fault.LOST),
+    (lost_in_silence, Fault.LOST_SILENT),
+    (the_last_lost_in_silence, Fault.LOST_SILENT),
+    (duplicate, Fault.DUPLICATE),
+    (told_twice, Fault.DUPLICATE),
+    (reordered, Fault.REORDER),
+    (gap_not_told, Fault.GAP_WITHOUT_NOTICE),
+    (resumed_in_another_life, Fault.GAP_WITHOUT_NOTICE),
+    (needless_gap, Fault.NEEDLESS_GAP),
+    (needless_reset, Fault.NEEDLESS_GAP),
+    (phantom, Fault.PHANTOM),
+    (corrupt, Fault.CORRUPT),
+    (corrupt_text, Fault.CORRUPT),
+    (chain_break, Fault.CHAIN_BREAK),
+    (ping_ahead_of_what_was_shown, Fault.CHAIN_BREAK),
+    (late_after_revoke, Fault.LATE_AFTER_REVOKE),
+    (residue, Fault.RESIDUE),
+    (residue_registered, Fault.RESIDUE),
+]
+
+
+def test_a_clean_history_passes() -> None:
+    checker = Checker(clean_story().history)
+    assert checker.run() == []
+    assert checker.deliveries == 35
+
+
+@pytest.mark.parametrize(("spoil", "fault"), CORRUPTIONS, ids=lambda value: getattr(value, "__name__", str(value)))
+def test_each_way_of_spoiling_a_history_is_called_what_it_is(spoil: Callable[[Story], None], fault: Fault) -> None:
+    story = clean_story()
+    spoil(story)
+    violations = check(story.history)
+    assert {violation.fault for violation in violations} == {fault}, violations
+
+
+def test_every_class_of_violation_is_found_by_some_corruption() -> None:
+    assert {fault for _spoil, fault in CORRUPTIONS} == set(Fault)
+
+
+def test_any_single_event_that_is_dropped_is_missed() -> None:
+    """Whichever delivery disappears, something is said."""
+    rng = random.Random(4)
+    whole = clean_story()
+    events = [
+        index for index, record in enumerate(whole.records) if isinstance(record, Received) and "data" in record.frame
+    ]
+    for index in rng.sample(events, 12):
+        story = clean_story()
+        del story.records[index]
+        assert check(story.history), json.dumps(frame_at(whole, index))
