@@ -35,8 +35,8 @@ MUST_LAND: Final = (
     "closed_4408", "closed_4409", "closed_4419", "connect_foreign", "connect_invented", "connect_latest",
     "connect_none", "crowd", "cut", "cut_handshake", "cut_mid_frame", "disconnected", "forgotten_log", "fragment",
     "half_open", "late_wake_up", "loop_stall", "lost_wake_up", "meddling", "message_reset", "mixed_reply",
-    "read_failed", "restart_crash", "restart_drain", "restart_stop", "retried_emit", "run_stopped_by_user",
-    "slow_reader", "stall",
+    "read_failed", "restart_crash", "restart_drain", "restart_shutdown", "restart_stop", "retried_emit",
+    "run_stopped_by_user", "slow_reader", "stall",
 )  # fmt: skip
 """Faults that a run of 100 seeds or more must have seen. One that never lands is no test."""
 

@@ -87,8 +87,8 @@ class Tab:
         manners.meddles = rng.random() < 0.15
         if rng.random() < 0.1:
             manners.leaves_after = rng.uniform(0.0, 6.0)
-        if rng.random() < 0.1:
-            manners.token_seconds = rng.uniform(0.5, 4.0)
+        if rng.random() < 0.2:
+            manners.token_seconds = rng.uniform(0.3, 3.0)
         return manners
 
     def _cursor_of(self, kind: str) -> str | None:
@@ -221,7 +221,12 @@ class Tab:
             self.greeted = True
             self.known_as = frame["connection_id"]
         elif kind == "ping" and self.v1 and (manners.answers_pings or self.world.healed):
-            await socket.send(json.dumps({"type": "pong", "cursor": self.cursor}))
+            await self._say(socket, {"type": "pong", "cursor": self.cursor})
+
+    async def _say(self, socket: ClientConnection, frame: dict[str, Any]) -> None:
+        """Send a frame. That the other end has closed is learnt when everything that came before was read."""
+        with contextlib.suppress(ConnectionClosed):
+            await socket.send(json.dumps(frame))
 
     async def _ask(self, socket: ClientConnection, number: int) -> None:
         """Now and then, in a quiet moment: stop one of the user's own runs."""
@@ -254,4 +259,4 @@ class Tab:
     ) -> None:
         request_id = f"q{self.rng.getrandbits(40):x}"
         self.world.record(Asked(self.world.loop.time(), number, request_id, run_id, foreign))
-        await socket.send(json.dumps({**frame, "request_id": request_id}))
+        await self._say(socket, {**frame, "request_id": request_id})

@@ -145,8 +145,8 @@ _OWN: Final[dict[str, tuple[Edit, ...]]] = {
     "every_resume_is_a_gap": (
         Edit(
             MEMORY,
-            "            held = self.entries[-behind].prev  # type: ignore[union-attr]\n",
-            "            return GapReason.DIVERGED\n",
+            "        elif behind <= self.count:\n",
+            "        elif behind <= self.count:\n            return GapReason.DIVERGED\n        elif False:\n",
         ),
     ),
     "trimmed_by_one_is_a_gap": (

@@ -60,9 +60,9 @@ class Producer:
 
     async def emit_last(self) -> None:
         """One event, and then nothing that could make up for its loss."""
-        await self._emit_one()
+        await self._emit_one("last")
 
-    async def _emit_one(self) -> None:
+    async def _emit_one(self, lane: str = "plain") -> None:
         rng, world = self.rng, self.world
         number = self.next_number()
         data: dict[str, Any] = {"stamp": world.secrets.stamp(self.user, number), "n": number}
@@ -78,7 +78,7 @@ class Producer:
         thread_id = rng.choice((None, None, "t1", "t2"))
         run_id = rng.choice((None, "r0"))
         labels = {"connection_id": connection_id, "thread_id": thread_id, "run_id": run_id}
-        emission = self.invoke(Key(number, kind), "plain", data, **labels)
+        emission = self.invoke(Key(number, kind), lane, data, **labels)
         event_id = f"e{number}"  # the same for every user
 
         async def attempt() -> None:

@@ -351,18 +351,23 @@ class World:
 
     async def _restart(self) -> None:
         """Another process, which remembers nothing."""
-        kind = self.rng.choice(("drain", "stop", "crash"))
+        kind = self.rng.choice(("drain", "shutdown", "stop", "crash"))
         self.faults[f"restart_{kind}"] += 1
         old = self.backend
         old.log.trouble = LogTrouble(suspends=self.trouble.suspends)
         self.closing = True
+        if kind in ("drain", "shutdown"):
+            for producer in self.producers.values():
+                await producer.emit_last()  # which its clients have not been shown yet
         if kind == "crash":
             for link in list(self.net.links.values()):
                 link.cut()
-        elif kind == "drain" or self.own_server:
+        elif kind != "stop" or self.own_server:
             self.record(Draining(self.loop.time()))
             if kind == "drain":
                 await self.manager.drain(self.rng.uniform(0.5, 3.0))
+            elif kind == "shutdown":
+                await self.manager.shutdown()
         await old.stop()
         await asyncio.sleep(self.rng.uniform(0.0, 1.0))
         self.record(LifeEnded(self.loop.time(), None))
