@@ -161,6 +161,28 @@ async def stopped_reader(reads: bool, events: int) -> Figures:
         return {"us_per_emit": figures["cpu"] / events * 1e6}
 
 
+async def neighbours(reads: bool, events: int) -> Figures:
+    """One round: milliseconds from emit to receive for 200 users, beside one who gets as many events as all of them and
+    whose client reads them, or has stopped reading."""
+    async with serving("ours") as server:
+        tally, busy = Tally(latencies=True), Tally()
+        crowd, other = Crowd(), Crowd()
+        await crowd.connect("ours", server.port, 200, tally)
+        await other.connect("ours", server.port, 1, busy, first=200)
+        if not reads:
+            other.transports[0].underlying_transport.pause_reading()
+        await server.run("unicast", 1, 4_000, 200)  # fills what the kernel buffers, where nobody reads
+        beside = asyncio.create_task(server.run("paced", 1, events, 200))
+        await server.run("paced", 200, events)
+        await tally.reach(events, 60)
+        await beside
+        assert tally.latencies is not None
+        times = sorted(tally.latencies)
+        await crowd.close()
+        await other.close()
+        return {"p99_ms": times[int(len(times) * 0.99)] / 1e6, "p50_ms": times[len(times) // 2] / 1e6}
+
+
 def comparisons(quick: bool) -> dict[str, dict[str, Callable[[], Awaitable[Figures]]]]:
     """Each comparison by name: its rows, and how one round of each is measured."""
     unicast = 10_000 if quick else 40_000
@@ -195,6 +217,10 @@ def comparisons(quick: bool) -> dict[str, dict[str, Callable[[], Awaitable[Figur
             "ours, unified-websocket.v1": lambda: latency("ours", "paced", 1_000, few * 2, protocol=PROTOCOL),
             "hand-written send_json": lambda: latency("handwritten", "paced", 1_000, few * 2),
             "python-socketio emit(to=sid)": lambda: latency("socketio", "paced", 1_000, few * 2),
+        },
+        "200 users beside one whose client has stopped reading": {
+            "reads": lambda: neighbours(True, few * 2),
+            "has stopped": lambda: neighbours(False, few * 2),
         },
         "idle connections": {
             "ours": lambda: idle_memory("ours", many),

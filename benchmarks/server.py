@@ -105,7 +105,9 @@ def ours() -> Any:
     from websocket_core.router import websocket_router
 
     retention = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
-    manager = UnifiedWebSocketManager(limits=Limits(connections=20_000), retention=Retention(**retention))
+    manager = UnifiedWebSocketManager(
+        limits=Limits(connections=20_000, connections_per_address=20_000), retention=Retention(**retention)
+    )
     app = FastAPI(lifespan=manager.lifespan)
     app.include_router(
         websocket_router(
@@ -122,6 +124,19 @@ def ours() -> Any:
 
     add_control(app, emit)
     return app
+
+
+def ours_without_gate() -> Any:
+    """The same, letting everybody in at once; for `benchmarks.storm`."""
+    from websocket_core.admission import AdmissionGate, Admitted
+
+    AdmissionGate.enter = lambda gate, address: _Everybody(gate, address)  # type: ignore[method-assign]
+
+    class _Everybody(Admitted):
+        def served(self) -> None: ...
+        def leave(self) -> None: ...
+
+    return ours()
 
 
 def handwritten() -> Any:
@@ -183,7 +198,8 @@ def empty() -> Any:
 
 
 STACKS: dict[str, Callable[[], Any]] = {
-    "ours": ours, "handwritten": handwritten, "socketio": socketio, "empty": empty,
+    "ours": ours, "ours_without_gate": ours_without_gate, "handwritten": handwritten, "socketio": socketio,
+    "empty": empty,
 }  # fmt: skip
 
 if __name__ == "__main__":
