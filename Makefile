@@ -4,7 +4,7 @@
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-all browser-test check bench mutants simulate docs build clean
+.PHONY: help setup demo test test-all browser-test check audit bench mutants simulate docs build clean
 
 # $(call find-python,names): shell words that print the first interpreter on PATH which really runs (a pyenv
 # shim may not), is new enough, and can make environments.
@@ -32,6 +32,9 @@ endef
 
 .venv/.ready $(VERSIONS:%=.venv-%/.ready): pyproject.toml constraints/dev.txt
 	$(call environment,dev,constraints/dev.txt)
+
+.venv-audit/.ready: pyproject.toml constraints/dev.txt constraints/audit.txt
+	$(call environment,audit,constraints/dev.txt constraints/audit.txt)
 
 .venv-bench/.ready: pyproject.toml constraints/dev.txt constraints/bench.txt
 	$(call environment,bench,constraints/dev.txt constraints/bench.txt)
@@ -68,6 +71,9 @@ check: setup ## lint, formatting, types
 	@$(RUN) ruff check
 	@$(RUN) ruff format --check
 	@$(RUN) mypy
+
+audit: .venv-audit/.ready ## check the pinned versions against the advisories, where those can be reached
+	@.venv-audit/bin/python -m tests.audit
 
 bench: .venv-bench/.ready ## run the benchmarks, beside their peers (ARGS=)
 	@.venv-bench/bin/python -m benchmarks.run $(ARGS)
