@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ipaddress
 import json
+import logging
 import math
 import os
 import random
@@ -55,12 +57,22 @@ def _serve(options: argparse.Namespace) -> None:
             "events of the others. Run several servers with users of their own, or one worker",
             2,
         )
+    hops = _hops(options.forwarded_allow_ips)
     try:
-        from websocket_core.server import run
+        from websocket_core.server import ServerBounds, run
+        from websocket_core.server_logging import JSONFormatter
     except ModuleNotFoundError as error:
         if error.name != "uvicorn":
             raise
         _fail("serve needs uvicorn: install unified-websocket[server]", 2)
+
+    def announce(address: str) -> None:
+        text = f"Serving {options.app} on {address}"
+        if options.log_format == "json":
+            record = logging.LogRecord("websocket_core.server", logging.INFO, __file__, 0, text, None, None)
+            text = JSONFormatter().format(record)
+        _say(text)
+
     run(
         options.app,
         host=options.host,
@@ -68,12 +80,25 @@ def _serve(options: argparse.Namespace) -> None:
         uds=options.uds,
         factory=options.factory,
         drain=options.drain,
-        announce=lambda address: _say(f"Serving {options.app} on {address}"),
+        announce=announce,
+        bounds=ServerBounds(handshake_timeout=options.handshake_timeout),
         ws_ping_interval=options.ping_interval,
         ws_ping_timeout=options.ping_timeout or None,
-        forwarded_allow_ips=options.forwarded_allow_ips,
+        forwarded_allow_ips=hops,
         log_level=options.log_level,
+        log_format=options.log_format,
     )
+
+
+def _hops(text: str | None) -> str | None:
+    """The proxies as they were given. uvicorn would take a mistyped address for the name of something."""
+    for item in () if text is None else map(str.strip, text.split(",")):
+        try:
+            if item != "*":
+                ipaddress.ip_network(item)
+        except ValueError:
+            _fail(f"--forwarded-allow-ips takes addresses and networks, and {item!r} is neither", 2)
+    return text
 
 
 # -- token
@@ -217,6 +242,12 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _more_seconds(text: str) -> float:
+    if value := _seconds(text):
+        return value
+    raise ValueError(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=PROGRAM, description="Serve an application, make a token, watch events.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -240,9 +271,23 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="a client that answers later is cut; 0 is never",
     )
-    serve.add_argument("--forwarded-allow-ips", metavar="IPS", help="proxies whose X-Forwarded headers are believed")
+    serve.add_argument(
+        "--handshake-timeout",
+        type=_more_seconds,
+        default=5.0,
+        metavar="SECONDS",
+        help="a client that has not sent its request by then is cut",
+    )
+    serve.add_argument(
+        "--forwarded-allow-ips",
+        metavar="IPS",
+        help="proxies whose X-Forwarded headers are believed, such as 127.0.0.1,10.0.0.0/8; without it, nobody's",
+    )
     serve.add_argument(
         "--log-level", choices=("critical", "error", "warning", "info", "debug"), default="warning", help="of uvicorn"
+    )
+    serve.add_argument(
+        "--log-format", choices=("text", "json"), default="text", help="of everything that is logged, a line for each"
     )
 
     token = commands.add_parser("token", help="make a JSON Web Token to try things with", formatter_class=defaults)

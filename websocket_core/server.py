@@ -4,109 +4,30 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
-import struct
-from asyncio import TimerHandle
-from collections.abc import Callable, Coroutine
-from functools import partial
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final, Protocol
 
 import uvicorn
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
-from websockets.exceptions import InvalidState
 
-from websocket_core.inbound import SERVER_EXTENSION
-from websocket_core.lag import LATE
 from websocket_core.limits import Limits
+from websocket_core.server_bounds import ServerBounds
+from websocket_core.server_frames import CuttableProtocol
+from websocket_core.server_logging import LogFormat, logging_config, strip_queries
+from websocket_core.server_requests import ServerConfig, request_protocol
+
+__all__ = ["CuttableProtocol", "Drainable", "DrainingServer", "ServerBounds", "ServerConfig", "run", "server_config"]
 
 logger = logging.getLogger(__name__)
-
-_LINGER_NOT: Final = struct.pack("ii", 1, 0)
-"""For SO_LINGER: reset the connection instead of closing it in good order."""
 
 DRAIN_SECONDS: Final = 25.0
 """The default budget, below the 30 seconds that Kubernetes gives."""
 
 FORCED_SECONDS: Final = 2.0
 """What is left to the application after a second signal."""
-
-
-def _cut(transport: asyncio.Transport) -> None:
-    """Close the socket now. What waits to be sent is dropped, also by the kernel: to a client that has stopped reading
-    it would offer megabytes for minutes after the close."""
-    end: Any = transport.get_extra_info("socket")
-    if transport.get_write_buffer_size() and end is not None:
-        with contextlib.suppress(OSError):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
-    transport.abort()
-
-
-class CuttableProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket protocol, whose sockets go when they should although the client takes nothing any more.
-
-    uvicorn closes a socket when all that it buffered has been sent, which is never if the client has stopped reading.
-    Here a client that answers no ping is cut, one whose application has ended is cut `close_timeout` seconds later,
-    and an application may cut it at once, by the extension that `websocket_core.inbound` describes.
-    """
-
-    def __init__(
-        self,
-        config: uvicorn.Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        self._register = server_state.register if isinstance(server_state, _State) else None
-        self._cutting: TimerHandle | None = None
-
-    def run_asgi(self) -> Coroutine[Any, Any, None]:
-        offers: dict[object, object] = {"abort": partial(_cut, self.transport)}
-        if self._register is not None:
-            offers["register"] = self._register
-        self.scope["extensions"][SERVER_EXTENSION] = offers
-        return super().run_asgi()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self.conn.handshake_exc is not None and not self.close_sent:
-            # A header of more than 8 KB, say. uvicorn takes no notice: the client would wait for ever, and a server
-            # that is stopped meanwhile would crash before the application's own shutdown.
-            self.close_sent = True
-            self.transport.write(b"".join(self.conn.data_to_send()))
-            self.transport.close()
-
-    def keepalive_timeout(self) -> None:
-        assert self.ping_timeout is not None
-        late = self.loop.time() - self.ping_sent_at - self.ping_timeout
-        if late >= LATE:  # the loop stood still, perhaps with the answer waiting to be read
-            self.ping_sent_at += 2 * late  # the next look is due then, and late only after another stall
-            self.pong_timer = self.loop.call_later(late, self.keepalive_timeout)
-            return
-        super().keepalive_timeout()
-        _cut(self.transport)
-
-    def shutdown(self) -> None:
-        try:
-            super().shutdown()
-        except InvalidState:
-            # The client has sent its close and does not take ours. uvicorn would crash here, before it has closed the
-            # other sockets and before the application's own shutdown.
-            _cut(self.transport)
-
-    def on_task_complete(self, task: asyncio.Task[None]) -> None:
-        super().on_task_complete(task)
-        if not self.disconnected:
-            self._cutting = self.loop.call_later(self.close_timeout, _cut, self.transport)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._cutting is not None:
-            self._cutting.cancel()
-        super().connection_lost(exc)
 
 
 class Drainable(Protocol):
@@ -198,23 +119,45 @@ def _address(listening: Any, *, tls: bool) -> str:
     return f"{'https' if tls else 'http'}://{host}:{name[1]}"
 
 
-def server_config(app: Any, *, host: str = "127.0.0.1", port: int = 8000, **overrides: Any) -> uvicorn.Config:
-    """A uvicorn configuration for `app`: sockets that can be cut, no per-message deflate, small frames.
+def server_config(
+    app: Any,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    bounds: ServerBounds | None = None,
+    log_format: LogFormat = "text",
+    **overrides: Any,
+) -> ServerConfig:
+    """A uvicorn configuration for `app`: sockets that can be cut, no per-message deflate, small frames, deadlines for
+    requests, and nobody whose `X-Forwarded-*` headers are believed.
 
     Deflate costs about half as much CPU again per event and more than twice the memory per connection; frames above
-    `Limits.frame_bytes` are refused before they are in memory. `overrides` are uvicorn's own settings and win.
+    `Limits.frame_bytes` are refused before they are in memory. `bounds` is what a peer is granted before the
+    application sees anything of it. `overrides` are uvicorn's own settings and win, with two differences: `http` as
+    one of uvicorn's names is that parser with these bounds, and `forwarded_allow_ips=None` is nobody, whatever the
+    environment says.
+
+    Also has the query string cut off everything that uvicorn logs in this process.
     """
     settings: dict[str, Any] = {
         "host": host,
         "port": port,
+        "http": "auto",
         "ws": CuttableProtocol,
         "ws_per_message_deflate": False,
         "ws_max_size": Limits().frame_bytes,
         "log_level": "warning",
+        "log_config": logging_config(log_format),
         "timeout_graceful_shutdown": 10,
         **overrides,
     }
-    return uvicorn.Config(app, **settings)
+    if isinstance(settings["http"], str):
+        settings["http"] = request_protocol(settings["http"])
+    if settings.get("forwarded_allow_ips") is None:
+        settings["forwarded_allow_ips"] = []
+        settings.setdefault("proxy_headers", False)
+    strip_queries()
+    return ServerConfig(app, bounds=bounds or ServerBounds(), **settings)
 
 
 def run(
@@ -224,14 +167,19 @@ def run(
     port: int = 8000,
     drain: float = DRAIN_SECONDS,
     announce: Callable[[str], object] | None = None,
+    bounds: ServerBounds | None = None,
+    log_format: LogFormat = "text",
     **overrides: Any,
 ) -> None:
     """Serve `app` until SIGTERM or SIGINT ends it, then send its clients away over `drain` seconds.
 
-    `announce` is called with the address when the server listens; `overrides` are as for `server_config`.
-    Returns after an orderly end. Raises `SystemExit`: 1 after a second signal, and uvicorn's 3 if it cannot start.
+    `announce` is called with the address when the server listens; `bounds`, `log_format` and `overrides` are as for
+    `server_config`. Returns after an orderly end. Raises `SystemExit`: 1 after a second signal, and uvicorn's 3 if it
+    cannot start.
     """
-    config = server_config(app, host=host, port=port, **overrides)
+    config = server_config(app, host=host, port=port, bounds=bounds, log_format=log_format, **overrides)
+    if log_format == "json":
+        logging.captureWarnings(True)
     server = DrainingServer(config, drain=drain, announce=announce)
     server.run()
     if server.force_exit:

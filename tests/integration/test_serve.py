@@ -15,12 +15,19 @@ import threading
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
+import uvicorn
+from fastapi import FastAPI
+from websockets.asyncio.client import connect
 
 from tests.integration.served_process import Served, served
-from tests.integration.support import SECRET, Client, token
+from tests.integration.support import SECRET, Client, Site, serving, token
 from tests.support import until
+from websocket_core.limits import Limits
+from websocket_core.server_check import check_server
 
 # -- drain
 
@@ -165,6 +172,78 @@ def test_an_application_that_is_not_there_is_said_without_a_traceback(app: str, 
     assert done.returncode == 3
     assert app.partition(":")[0] in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("hops", ["127.0.0.1/8", "localhost", "", "10.0.0.1,", "10.0.0.256"])
+def test_a_proxy_that_is_no_address_is_refused(hops: str, tmp_path: Path) -> None:
+    """uvicorn would take it for a name, and believe nobody."""
+    (tmp_path / "m.py").write_text("async def app(scope, receive, send): ...\n")
+    done = run("serve", "m:app", "--forwarded-allow-ips", hops, directory=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --forwarded-allow-ips takes addresses and networks")
+    assert done.stderr.count("\n") == 1
+
+
+# -- what an application can find out about its server
+
+
+class Asking:
+    """An application that asks about its server, from a request and from a socket."""
+
+    def __init__(self) -> None:
+        self.findings: dict[str, list[str]] = {}
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        await receive()
+        self.findings[scope["type"]] = check_server(scope, Limits())
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.accept"})
+            await send({"type": "websocket.close", "code": 1000})
+        else:
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body"})
+
+
+async def asked(site: Site, asking: Asking) -> tuple[list[str], list[str]]:
+    async with httpx.AsyncClient(trust_env=False) as http:
+        await http.get(site.http)
+    async with connect(f"ws://{site.host}", proxy=None) as client:
+        await client.wait_closed()
+    return asking.findings["websocket"], asking.findings["http"]
+
+
+@pytest.mark.parametrize("http", ["auto", "h11", "httptools"])
+async def test_our_own_server_has_nothing_unsafe_to_tell(http: str) -> None:
+    asking = Asking()
+    async with serving(asking, http=http) as site:
+        assert await asked(site, asking) == ([], [])
+    wrapped = FastAPI()
+    wrapped.mount("/", asking)
+    asking.findings.clear()
+    async with serving(wrapped, http=http) as site:
+        assert await asked(site, asking) == ([], [])
+
+
+@pytest.mark.filterwarnings("ignore")  # uvicorn's older implementation is deprecated, and still in use
+@pytest.mark.parametrize("http", ["h11", "httptools"])
+@pytest.mark.parametrize("ws", ["websockets-sansio", "websockets", "auto"])
+async def test_uvicorn_with_its_own_settings_is_told_of(http: str, ws: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def plain(app: Any, **settings: Any) -> uvicorn.Config:
+        return uvicorn.Config(app, http=http, ws=ws, log_level="warning", forwarded_allow_ips="*", **settings)
+
+    asking = Asking()
+    monkeypatch.setattr("tests.integration.support.server_config", plain)
+    async with serving(asking) as site:
+        of_socket, of_request = await asked(site, asking)
+    for advice in ("ws=", "ws_per_message_deflate=False", "ws_max_size=65536", "no deadline", "forwarded_allow_ips"):
+        assert len([finding for finding in of_request if advice in finding]) == 1
+    assert of_socket == of_request
 
 
 # -- token and tail

@@ -20,7 +20,16 @@ from websocket_core.inbound import SERVER_EXTENSION, cut_socket, register_with_s
 from websocket_core.limits import Limits
 from websocket_core.metrics import Metrics
 from websocket_core.router import health_router
-from websocket_core.server import CuttableProtocol, DrainingServer, server_config
+from websocket_core.server import CuttableProtocol, DrainingServer, ServerBounds, server_config
+from websocket_core.server_logging import (
+    LOGGERS,
+    JSONFormatter,
+    LogFormat,
+    TextFormatter,
+    WithoutQueries,
+    logging_config,
+)
+from websocket_core.server_requests import BoundedRequests, bounds_of
 
 # -- settings
 
@@ -34,14 +43,64 @@ def test_the_settings_are_right_for_sockets_that_stay_open() -> None:
     assert config.ws_protocol_class is CuttableProtocol
     assert config.ws_per_message_deflate is False
     assert config.ws_max_size == Limits().frame_bytes
-    assert config.log_level == "warning", "at info uvicorn logs the query of every socket"
+    assert config.log_level == "warning", "at info there is a line for every socket and request"
     assert config.timeout_graceful_shutdown == 10
     assert (config.host, config.port) == ("127.0.0.1", 9000)
 
 
 def test_what_the_application_chooses_wins() -> None:
-    config = server_config(nothing, ws="websockets-sansio", ws_max_size=7, log_level="error")
+    config = server_config(nothing, ws="websockets-sansio", ws_max_size=7, log_level="error", log_config=None)
     assert (config.ws, config.ws_max_size, config.log_level) == ("websockets-sansio", 7, "error")
+    assert config.log_config is None
+    assert server_config(nothing, http=asyncio.Protocol).http is asyncio.Protocol
+
+
+@pytest.mark.parametrize("http", ["auto", "h11", "httptools"])
+def test_every_parser_of_uvicorns_has_the_bounds_that_were_asked_for(http: str) -> None:
+    bounds = ServerBounds(handshake_timeout=1.5)
+    config = server_config(nothing, http=http, bounds=bounds)
+    config.load()
+    assert issubclass(config.http_protocol_class, BoundedRequests)
+    assert bounds_of(config) is bounds
+    assert bounds_of(server_config(nothing)) == ServerBounds()
+
+
+@pytest.mark.parametrize("given", [{}, {"forwarded_allow_ips": None}, {"proxy_headers": True}])
+def test_nobody_is_believed_to_be_a_proxy_whatever_the_environment_says(
+    given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
+    config = server_config(nothing, **given)
+    assert config.forwarded_allow_ips == []
+    assert config.proxy_headers is bool(given.get("proxy_headers", False))
+    named = server_config(nothing, forwarded_allow_ips="10.0.0.1")
+    assert (named.forwarded_allow_ips, named.proxy_headers) == ("10.0.0.1", True)
+
+
+def test_queries_are_cut_off_what_uvicorn_logs_whatever_the_configuration_of_its_loggers() -> None:
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    before = [list(each.filters) for each in loggers]
+    try:
+        for each in loggers:
+            each.filters = []
+        for _ in range(2):
+            server_config(nothing, log_config=None)
+        assert [[type(one) for one in each.filters] for each in loggers] == [[WithoutQueries]] * len(loggers)
+    finally:
+        for each, filters in zip(loggers, before, strict=True):
+            each.filters = filters
+
+
+@pytest.mark.parametrize(("log_format", "formatter"), [("text", TextFormatter), ("json", JSONFormatter)])
+def test_the_format_of_the_log_is_the_one_that_was_asked_for(log_format: LogFormat, formatter: type) -> None:
+    logger = logging.getLogger("uvicorn")
+    try:
+        config = server_config(nothing, log_format=log_format)
+        assert config.log_config == logging_config(log_format)
+        [handler] = logger.handlers
+        assert isinstance(handler.formatter, formatter)
+    finally:
+        server_config(nothing)
 
 
 # -- the server
