@@ -14,6 +14,7 @@ from typing import Any, Literal, ParamSpec
 
 from websocket_core import testing
 from websocket_core.connection import WebSocketConnection
+from websocket_core.control import CONTROL
 from websocket_core.errors import LogUnavailable
 from websocket_core.events import Event
 from websocket_core.identity import LogName, UserId
@@ -251,8 +252,8 @@ def decoded(entry: Entry) -> dict[str, Any]:
 
 
 async def events_of(log: LogStore, user_id: str) -> list[dict[str, Any]]:
-    """All events retained of a user's log, decoded."""
-    return [decoded(entry) for entry in await entries_of(log, user_id)]
+    """All events retained of a user's log, decoded; without the control entries, which nobody is shown."""
+    return [decoded(entry) for entry in await entries_of(log, user_id) if entry.event.connection_id != CONTROL]
 
 
 # -- the law of runs
@@ -379,6 +380,12 @@ class TroubledLog(MemoryLog):
         batch = await super().read(log, after, limit)
         await asyncio.sleep(0)
         return batch
+
+    async def control(self, log: LogName) -> Entry | None:
+        await asyncio.sleep(0)
+        if self.unreadable:
+            raise LogUnavailable("told to be unreadable")
+        return await super().control(log)
 
     async def append(self, log: LogName, event: Event) -> Position:
         self.attempts.append(event.id)

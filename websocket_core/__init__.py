@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from websocket_core.errors import (
         AppendFailed,
         AuthenticationFailed,
+        AuthenticationUnavailable,
         ConnectionRefused,
         FrameRefused,
         InvalidConfiguration,
@@ -44,9 +45,10 @@ __version__: Final = "0.1.0"
 _HOMES: Final = {
     "connection": ("WebSocketConnection",),
     "errors": (
-        "AppendFailed", "AuthenticationFailed", "ConnectionRefused", "FrameRefused", "InvalidConfiguration",
-        "InvalidEvent", "InvalidInput", "InvalidUserId", "IsolationViolation", "LogUnavailable", "MalformedCursor",
-        "MalformedFrame", "ManagerClosed", "UnifiedWebSocketError", "UnknownConnection", "WrongEventLoop",
+        "AppendFailed", "AuthenticationFailed", "AuthenticationUnavailable", "ConnectionRefused", "FrameRefused",
+        "InvalidConfiguration", "InvalidEvent", "InvalidInput", "InvalidUserId", "IsolationViolation",
+        "LogUnavailable", "MalformedCursor", "MalformedFrame", "ManagerClosed", "UnifiedWebSocketError",
+        "UnknownConnection", "WrongEventLoop",
     ),
     "identity": ("Grant", "Principal", "UserId"),
     "limits": ("Limits", "Retention", "RetryPolicy"),
@@ -58,12 +60,12 @@ _HOMES: Final = {
 _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "AppendFailed", "AuthenticationFailed", "ConnectionRefused", "FrameRefused", "Grant", "InvalidConfiguration",
-    "InvalidEvent", "InvalidInput", "InvalidUserId", "IsolationViolation", "Limits", "LogUnavailable",
-    "MalformedCursor", "MalformedFrame", "ManagerClosed", "Position", "Principal", "Retention", "RetryPolicy",
-    "SyncEmitter", "UnifiedWebSocketEmitter", "UnifiedWebSocketError", "UnifiedWebSocketManager", "UnknownConnection",
-    "UserId", "WebSocketConnection", "WebSocketManager", "WrongEventLoop", "get_websocket_manager",
-    "websocket_manager",
+    "AppendFailed", "AuthenticationFailed", "AuthenticationUnavailable", "ConnectionRefused", "FrameRefused", "Grant",
+    "InvalidConfiguration", "InvalidEvent", "InvalidInput", "InvalidUserId", "IsolationViolation", "Limits",
+    "LogUnavailable", "MalformedCursor", "MalformedFrame", "ManagerClosed", "Position", "Principal", "Retention",
+    "RetryPolicy", "SyncEmitter", "UnifiedWebSocketEmitter", "UnifiedWebSocketError", "UnifiedWebSocketManager",
+    "UnknownConnection", "UserId", "WebSocketConnection", "WebSocketManager", "WrongEventLoop",
+    "get_websocket_manager", "websocket_manager",
 ]  # fmt: skip
 
 

@@ -10,12 +10,20 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import jwt
-from jwt import PyJWKClient
+from jwt import PyJWKClient, PyJWKClientConnectionError
 
-from websocket_core.errors import AuthenticationFailed, InvalidConfiguration, InvalidUserId
+from websocket_core.errors import (
+    AuthenticationFailed,
+    AuthenticationUnavailable,
+    InvalidConfiguration,
+    InvalidUserId,
+)
 from websocket_core.identity import Principal
 
-__all__ = ["AuthRequest", "AuthenticationFailed", "Authenticator", "DevelopmentAuthenticator", "JWTAuthenticator"]
+__all__ = [
+    "AuthRequest", "AuthenticationFailed", "AuthenticationUnavailable", "Authenticator", "DevelopmentAuthenticator",
+    "JWTAuthenticator",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +43,8 @@ class AuthRequest:
 
 
 Authenticator = Callable[[AuthRequest], Awaitable[Principal]]
-"""Any `async def (request) -> Principal` that raises `AuthenticationFailed`."""
+"""Any `async def (request) -> Principal` that raises `AuthenticationFailed`, or, when it cannot tell now,
+`AuthenticationUnavailable`; an `OSError` counts as that."""
 
 _SYMMETRIC: Final = frozenset({"HS256", "HS384", "HS512"})
 _ASYMMETRIC: Final = frozenset(
@@ -99,7 +108,8 @@ class JWTAuthenticator:
 
     async def __call__(self, request: AuthRequest) -> Principal:
         """The principal of the request's bearer token. Raises `AuthenticationFailed`, without a reason that helps a
-        forger; the reason is logged at DEBUG, without the token."""
+        forger; the reason is logged at DEBUG, without the token. Raises `AuthenticationUnavailable` while the key set
+        cannot be fetched."""
         token = request.token
         if not token:
             raise AuthenticationFailed("no token was sent")
@@ -117,6 +127,9 @@ class JWTAuthenticator:
                 token_id=token_id if isinstance(token_id, str) else None,
                 claims=claims,
             )
+        except PyJWKClientConnectionError as error:
+            logger.warning("the key set could not be fetched", extra={"error": type(error.__cause__).__name__})
+            raise AuthenticationUnavailable("the keys that tokens are verified with cannot be had now") from None
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, OSError, RecursionError) as error:
             logger.debug("a token was not accepted", extra={"error": type(error).__name__})
             raise AuthenticationFailed("the token was not accepted") from None

@@ -8,34 +8,34 @@ heartbeat, since every heartbeat reads as well.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from typing import Any, Final
 
 from websocket_core.cursor import LogCursor
 from websocket_core.errors import IsolationViolation, LogUnavailable
 from websocket_core.follower import LogFollower
+from websocket_core.heartbeat import Heartbeat
 from websocket_core.identity import Grant, LogName, Principal, UserId
-from websocket_core.inbound import Authenticate, FrameHandler, Inbound, cut_socket, receive_frame
+from websocket_core.inbound import Authenticate, FrameHandler, Inbound, cut_socket
 from websocket_core.limits import Limits
 from websocket_core.log import LogReader, Position
 from websocket_core.metrics import Metrics
-from websocket_core.outbound import Expired, Outbound, Socket, SocketLost
-from websocket_core.pacing import BurstCredit
-from websocket_core.wire import (
-    CLOSE_RULES,
-    PROTOCOL,
-    CloseCode,
-    control_frame,
-)
+from websocket_core.outbound import ControlFrames, Expired, Ordered, Outbound, Socket, SocketLost
+from websocket_core.pacing import Alarm, BurstCredit, Pacing
+from websocket_core.wire import CLOSE_RULES, PROTOCOL, CloseCode, close_code, control_frame
 
 logger = logging.getLogger(__name__)
 
-CONTROL_FRAMES: Final = 64
-"""With this many control frames waiting, no further frame is read from the client."""
+ORDER_SECONDS: Final = 1.0
+"""How long a connection that was ordered to end may take to come to the order in its log."""
+CUT_SECONDS: Final = 0.75
+"""How much longer it may take to close: a write or a read may not return."""
 
 
 class ConnectionState(StrEnum):
@@ -52,9 +52,9 @@ class WebSocketConnection:
     """
 
     __slots__ = (
-        "__weakref__", "_active_at", "_clock", "_close_code", "_controls", "_credit", "_drained", "_due", "_ended",
-        "_flush", "_follower", "_full_batch", "_inbound", "_interrupted", "_limits", "_loop", "_metrics", "_outbound",
-        "_owed_since", "_ping_due", "_server", "_timer", "_waiter", "_wake_at", "_woken", "_writer",
+        "__weakref__", "_active_at", "_alarm", "_claimed", "_clock", "_close_code", "_controls", "_credit", "_due",
+        "_ended", "_flush", "_follower", "_full_batch", "_heartbeat", "_inbound", "_interrupted", "_limits",
+        "_loop", "_metrics", "_outbound", "_permits", "_ping_due", "_server", "_timer", "_writer",
         "connection_id", "created_at", "is_healthy", "principal", "protocol", "state", "thread_id", "user_id",
         "websocket",
     )  # fmt: skip
@@ -71,7 +71,10 @@ class WebSocketConnection:
         limits: Limits,
         metrics: Metrics,
         handlers: Mapping[str, FrameHandler],
+        pacing: Pacing,
+        permits: Callable[[Principal], Awaitable[bool]],
         ended: Callable[[WebSocketConnection], None],
+        snapshot: Callable[[WebSocketConnection], Awaitable[bytes | None]] | None = None,
         only_thread: str | None = None,
         full_batch: int | None = None,
         clock: Callable[[], float] = time.time,
@@ -88,10 +91,12 @@ class WebSocketConnection:
         self.state = ConnectionState.OPEN
         self._limits = limits
         self._metrics = metrics
-        self._inbound = Inbound(handlers, depth=limits.event_depth)
+        self._inbound = Inbound(handlers, limits)
+        self._permits = permits
         self._ended = ended
         self._clock = clock
         self._loop = asyncio.get_running_loop()
+        self._alarm = Alarm(self._loop)
         self._outbound = Outbound(
             websocket,
             own_log=LogName.of_user(self.user_id),
@@ -103,30 +108,32 @@ class WebSocketConnection:
         )
         self._outbound.expire(principal.expires_at, grace=limits.expiry_grace)
         self._full_batch = full_batch or limits.batch_events
-        self._credit = (
-            BurstCredit(frames=limits.burst_frames, window=limits.burst_window) if protocol == PROTOCOL else None
-        )
+        self._credit = BurstCredit(pacing) if protocol == PROTOCOL else None
         self._follower = LogFollower(
             reader,
-            LogCursor(Grant.own(principal), connection_id=connection_id, thread_id=only_thread),
+            LogCursor(
+                Grant.own(principal),
+                connection_id=connection_id,
+                thread_id=only_thread,
+                concerns=lambda order: order.concerns(connection_id, self.principal.token_id),
+            ),
             limit=limits.batch_events,
             wake=self._wake,
+            permits=self.permitted,
+            snapshot=None if snapshot is None else partial(snapshot, self),
         )
-        self._controls: list[str] = []
-        self._drained: asyncio.Future[None] | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._controls = ControlFrames()
         self._writer: asyncio.Task[None] | None = None
         self._server: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._interrupted = False
-        self._woken = 0
-        self._wake_at = 0
         self._due = False
         self._ping_due = False
         self._flush = False
         self._close_code: CloseCode | None = None
         self._active_at = self._loop.time()
-        self._owed_since: float | None = None
+        self._heartbeat = Heartbeat(timeout=limits.heartbeat_timeout)
+        self._claimed: Position | None = None
 
     def __repr__(self) -> str:
         return f"<WebSocketConnection {self.connection_id!r} {self.state}>"
@@ -151,12 +158,28 @@ class WebSocketConnection:
             self._outbound.expire(principal.expires_at, grace=self._limits.expiry_grace)
         return self._outbound.expires_in()
 
-    async def start(self, position: Position | None, *, latest: bool = False) -> None:
-        """Take a place in the log, then send from it: after `position`, from the end, or from the oldest entry.
+    def compare(self, claimed: Position) -> None:
+        """Take note of where the client says it stands. If that can't be, it is told a gap or sent what it lacks."""
+        if self._heartbeat.doubts(claimed, self._follower.position):
+            self._claimed = claimed
+            self._wake_writer()
 
-        Raises `LogUnavailable`. Called once, by the manager.
-        """
-        await self._follower.start(position, latest=latest)
+    async def permitted(self) -> bool:
+        """Whether the deny-list permits the connection's principal. Raises `LogUnavailable`."""
+        return await self._permits(self.principal)
+
+    def order(self, code: CloseCode) -> None:
+        """Expect the log to order an end with `code`; soon end without that, and in the end by force."""
+        self._loop.call_later(ORDER_SECONDS, self._obey, code)
+
+    def _obey(self, code: CloseCode) -> None:
+        self.close(code)
+        self._loop.call_later(CUT_SECONDS, self.cut)
+
+    def start(self, head: Position, position: Position | None, *, latest: bool = False) -> None:
+        """Take a place in the log and send from it: after `position`, from the end, or from the oldest entry. `head` is
+        where the log ended before the deny-list was consulted. Called once, by the manager."""
+        self._follower.start(head, position, latest=latest)
         # Owned by this connection: ended by `close` or `abandon`, watched by the manager's sweeper.
         self._writer = self._loop.create_task(self._write(), name="websocket_core connection writer")
         # A callback and no `finally` in the writer: one that is cancelled before its first turn runs nothing at all.
@@ -174,17 +197,7 @@ class WebSocketConnection:
         cancelling = task.cancelling()
         self._server = task
         try:
-            while (frame := await receive_frame(self.websocket, self._limits)) is not None:
-                if isinstance(frame, CloseCode):
-                    self.close(frame)
-                    await self.wait_closed()
-                    break
-                self._active_at = self._loop.time()
-                self._owed_since = None
-                await self._inbound.answer(self, frame, authenticate)
-                while len(self._controls) >= CONTROL_FRAMES:
-                    self._drained = self._loop.create_future()
-                    await self._drained
+            await self._inbound.read(self, self.websocket, authenticate)
         except asyncio.CancelledError:
             if not self._interrupted or task.uncancel() > cancelling:
                 raise
@@ -197,10 +210,10 @@ class WebSocketConnection:
 
     def close(self, code: CloseCode, *, flush: bool = False) -> None:
         """Begin to close: with `flush` after everything in the log was sent, else at once. Later calls change nothing,
-        except that one without `flush` ends the flushing."""
-        if self._close_code is not None and (flush or not self._flush):
+        except that one without `flush` ends the flushing, and that a revocation overrides any other code."""
+        if code is not CloseCode.REVOKED and self._close_code is not None and (flush or not self._flush):
             return
-        if self._close_code is None:
+        if self._close_code is None or code is CloseCode.REVOKED:
             self._close_code = code
         self._flush = flush
         if flush:
@@ -209,7 +222,6 @@ class WebSocketConnection:
             self._outbound.stop()
         if self.state is ConnectionState.OPEN:
             self.state = ConnectionState.CLOSING
-        self._due = True
         self._wake_writer()
 
     def abandon(self) -> None:
@@ -221,11 +233,16 @@ class WebSocketConnection:
             self._writer.cancel()
 
     def cut(self) -> None:
-        """Abandon the connection, and cut its socket where the server offers that (`websocket_core.server` does).
-        Elsewhere the socket stays until the server or the client drops it, and is counted."""
+        """Abandon the connection and cut its socket, where the server offers that; elsewhere it stays, and counts."""
         if self.state is not ConnectionState.CLOSED:
             self.abandon()
             self._metrics.uncut += not cut_socket(self.websocket)
+
+    async def heard(self) -> None:
+        """Note that the client is there. Returns when there is room for the answer."""
+        self._active_at = self._loop.time()
+        self._heartbeat.heard()
+        await self._controls.room()
 
     async def wait_closed(self) -> None:
         """Wait until the writer has ended."""
@@ -235,17 +252,11 @@ class WebSocketConnection:
     def check(self, now: float, lost: float = 0.0) -> None:
         """End what is overdue at `now`, in the loop's time: a write, a pong, a token. Called at every sweep. The `lost`
         seconds, in which the loop stood still, count against no client: it may have answered meanwhile."""
-        if lost and self._owed_since is not None:
-            self._owed_since = min(now, self._owed_since + lost)
-        if lost and self._outbound.write_since is not None:
-            self._outbound.write_since = min(now, self._outbound.write_since + lost)
-        writing = self._outbound.write_since
-        if writing is not None and now - writing > self._limits.write_timeout:
+        if self._outbound.stuck(now, lost, self._limits.write_timeout):
             self._metrics.stale += 1
             logger.info("a write took too long", extra={"connection_id": self.connection_id})
             self.cut()
-        elif self._owed_since is not None and now - self._owed_since > self._limits.heartbeat_timeout:
-            self._owed_since = None
+        elif self._heartbeat.overdue(now, lost):
             self._metrics.stale += 1
             self.close(CloseCode.TIMED_OUT)
         elif self._outbound.expired():
@@ -253,27 +264,24 @@ class WebSocketConnection:
 
     def send_control(self, frame_type: str, /, **fields: object) -> None:
         """Queue a control frame; it is sent before any event that is read from now on."""
-        self._controls.append(control_frame(frame_type, **fields))
-        self._due = True
+        self._controls.put(control_frame(frame_type, **fields))
         self._wake_writer()
 
     def _wake(self) -> None:
         """Called by the log after an append."""
         self._follower.dirty = True
-        self._woken += 1
-        if self._woken >= self._wake_at:
-            self._wake_writer()
+        try:
+            self._alarm.count()
+        except RuntimeError:
+            self.detach()  # the loop was closed under us, which is nothing to whoever appends
 
     def _wake_writer(self) -> None:
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            try:
-                waiter.set_result(None)
-            except RuntimeError:
-                self.detach()  # the loop was closed under us, which is nothing to whoever appends
+        self._due = True
+        with contextlib.suppress(RuntimeError):  # as above
+            self._alarm.ring()
 
-    def _heartbeat(self) -> None:
-        self._ping_due = self._due = self._follower.dirty = True
+    def _beat(self) -> None:
+        self._ping_due = self._follower.dirty = True
         self._wake_writer()
 
     async def _write(self) -> None:
@@ -281,7 +289,7 @@ class WebSocketConnection:
         say_goodbye = True
         try:
             await self._greet()
-            self._timer = self._loop.call_later(self._limits.heartbeat, self._heartbeat)
+            self._timer = self._loop.call_later(self._limits.heartbeat, self._beat)
             while True:
                 if self._due:
                     if await self._attend():
@@ -291,9 +299,9 @@ class WebSocketConnection:
                         continue
                     await self._outbound.send((), await self._follower.next())
                 else:
-                    self._waiter = self._loop.create_future()
-                    await self._waiter
-                    self._waiter = None
+                    await self._alarm.wait()
+        except Ordered as order:
+            self._close_code = close_code(order.code)
         except Expired:
             self._close_code = self._close_code or CloseCode.EXPIRED
         except SocketLost as lost:
@@ -315,7 +323,6 @@ class WebSocketConnection:
             await self._finish(say_goodbye=say_goodbye)
 
     async def _finish(self, *, say_goodbye: bool) -> None:
-        """Close the socket."""
         self.is_healthy = self.is_healthy and say_goodbye
         self.state = ConnectionState.CLOSING
         self.detach()
@@ -363,13 +370,7 @@ class WebSocketConnection:
         seconds = credit.take(self._loop.time())
         if seconds == 0.0:
             return False
-        self._woken, self._wake_at = 0, self._full_batch
-        self._waiter = self._loop.create_future()
-        timer = self._loop.call_later(seconds, self._wake_writer)
-        await self._waiter
-        timer.cancel()
-        self._waiter = None
-        self._wake_at = 0
+        await self._alarm.linger(seconds, self._full_batch)
         credit.renew(self._loop.time())
         return self._due
 
@@ -377,18 +378,20 @@ class WebSocketConnection:
         """See to everything but plain events: a close, control frames, the heartbeat. True if this was the end."""
         if self._close_code is not None and not self._flush:
             return True
-        controls, self._controls = self._controls, []
-        steps = await self._follower.next() if self._follower.dirty else []
+        controls = self._controls.take()
+        claimed, self._claimed = self._claimed, None
+        if claimed is not None:
+            steps = await self._follower.compare(claimed)
+        else:
+            steps = await self._follower.next() if self._follower.dirty else []
         await self._outbound.send(controls, steps)
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
-        if self._follower.dirty or self._controls:
+        self._controls.taken()
+        if self._follower.dirty or self._controls or self._claimed is not None:
             return False
         if self._ping_due:  # it names the position that the client has by now
             self._ping_due = False
-            self._timer = self._loop.call_later(self._limits.heartbeat, self._heartbeat)
-            if self.protocol == PROTOCOL and self._owed_since is None:
-                self._owed_since = self._loop.time()
+            self._timer = self._loop.call_later(self._limits.heartbeat, self._beat)
+            self._heartbeat.asked(self._loop.time(), self._follower.position, owes=self.protocol == PROTOCOL)
             await self._outbound.send([control_frame("ping", cursor=self.cursor)], ())
         elif self._close_code is not None:
             return True

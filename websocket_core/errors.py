@@ -16,6 +16,7 @@
     ├── WrongEventLoop (RuntimeError)        one manager serves one running loop; a thread waits for it, not itself
     ├── ConnectionRefused                    the socket was closed with `code`; the client backs off
     ├── AuthenticationFailed                 send a new credential
+    │   └── AuthenticationUnavailable        try again later, with the same credential
     ├── FrameRefused                         answered to the client as an `error` frame
     └── IsolationViolation                   a defect: the connection was closed and counted
 
@@ -99,6 +100,10 @@ class ConnectionRefused(UnifiedWebSocketError):
 
 class AuthenticationFailed(UnifiedWebSocketError):
     """The credential is missing, wrong or expired. The message never quotes it."""
+
+
+class AuthenticationUnavailable(AuthenticationFailed):
+    """Whether the credential is good cannot be told now: an identity provider or a session store is away."""
 
 
 class FrameRefused(UnifiedWebSocketError):

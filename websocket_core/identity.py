@@ -82,6 +82,14 @@ class Principal:
             raise InvalidInput("expires_at must be a finite number of Unix seconds, or None")
         object.__setattr__(self, "claims", MappingProxyType(dict(self.claims)))
 
+    @property
+    def issued_at(self) -> float | None:
+        """When the credential was issued, in Unix seconds, by its claim `iat`; None if it does not say."""
+        issued_at = self.claims.get("iat")
+        if isinstance(issued_at, bool) or not isinstance(issued_at, (int, float)):
+            return None
+        return float(issued_at) if -INFINITE < issued_at < INFINITE else None
+
 
 class Grant:
     """The right to read one log. Holding it is the permission; there is no other way to a log.

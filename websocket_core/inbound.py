@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
 
-from websocket_core.errors import AuthenticationFailed, FrameRefused, MalformedFrame
+from websocket_core.errors import (
+    AuthenticationFailed,
+    AuthenticationUnavailable,
+    FrameRefused,
+    LogUnavailable,
+    MalformedCursor,
+    MalformedFrame,
+)
 from websocket_core.identity import Principal, UserId
 from websocket_core.limits import Limits
-from websocket_core.wire import PLAIN, PROTOCOL, CloseCode, parse_frame
+from websocket_core.log import Position
+from websocket_core.pacing import Allowance
+from websocket_core.wire import PLAIN, PROTOCOL, CloseCode, decode_cursor, parse_frame
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +38,9 @@ class Peer(Protocol):
     def user_id(self) -> UserId: ...
 
     @property
+    def principal(self) -> Principal: ...
+
+    @property
     def connection_id(self) -> str: ...
 
     @property
@@ -36,6 +49,20 @@ class Peer(Protocol):
     def send_control(self, frame_type: str, /, **fields: object) -> None: ...
 
     def close(self, code: CloseCode) -> None: ...
+
+    async def heard(self) -> None:
+        """Note that the client is there. Returns when there is room for the answer."""
+        ...
+
+    async def wait_closed(self) -> None: ...
+
+    def compare(self, claimed: Position) -> None:
+        """Take note of where in the user's own log the client says that it stands."""
+        ...
+
+    async def permitted(self) -> bool:
+        """Whether the deny-list lets the principal of the connection be here. Raises `LogUnavailable`."""
+        ...
 
     def renew(self, principal: Principal) -> float | None:
         """Take a newer principal of the same user; how many seconds it has left."""
@@ -46,7 +73,8 @@ FrameHandler = Callable[[Peer, Mapping[str, Any]], Awaitable[Mapping[str, Any] |
 """Answers one type of client frame: its result goes into the `ack`; it refuses by raising `FrameRefused`."""
 
 Authenticate = Callable[[str], Awaitable[Principal]]
-"""Makes a principal of a token that came on an open socket; raises `AuthenticationFailed`."""
+"""Makes a principal of a token that came on an open socket; raises `AuthenticationFailed`. One that takes tickets as
+well has a method `by_ticket` of the same kind."""
 
 
 async def accept_socket(socket: object) -> None:
@@ -103,29 +131,50 @@ async def receive_frame(socket: object, limits: Limits) -> str | CloseCode | Non
         return None
     if not isinstance(text, str):
         return CloseCode.NOT_TEXT
-    size = len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
-    return text if size <= limits.frame_bytes else CloseCode.TOO_BIG
+    return text if _size(text) <= limits.frame_bytes else CloseCode.TOO_BIG
+
+
+def _size(text: str) -> int:
+    """In bytes, as it came."""
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
 
 
 class Inbound:
     """Answers the frames of one connection."""
 
-    __slots__ = ("_depth", "_handlers", "_malformed")
+    __slots__ = ("_allowance", "_handlers", "_limits", "_malformed")
 
-    def __init__(self, handlers: Mapping[str, FrameHandler], *, depth: int) -> None:
+    def __init__(self, handlers: Mapping[str, FrameHandler], limits: Limits) -> None:
         self._handlers = handlers
-        self._depth = depth
+        self._limits = limits
         self._malformed = 0
+        self._allowance = Allowance(
+            frames_per_second=limits.frames_per_second, bytes_per_second=limits.bytes_per_second
+        )
+
+    async def read(self, peer: Peer, socket: object, authenticate: Authenticate | None) -> None:
+        """Answer every frame that comes, until the client is gone or is to be closed."""
+        time = asyncio.get_running_loop().time
+        while (frame := await receive_frame(socket, self._limits)) is not None:
+            if not isinstance(frame, CloseCode) and not self._allowance.take(_size(frame), time()):
+                frame = CloseCode.LIMIT
+            if isinstance(frame, CloseCode):
+                peer.close(frame)
+                await peer.wait_closed()
+                return
+            await peer.heard()
+            await self.answer(peer, frame, authenticate)
 
     async def answer(self, peer: Peer, text: str, authenticate: Authenticate | None) -> None:
         """Answer one frame. Nothing that a client sends makes this raise."""
         try:
-            frame = parse_frame(text, depth=self._depth)
+            frame = parse_frame(text, depth=self._limits.event_depth)
             request_id = frame.get("request_id")
             if request_id is not None and not (
                 isinstance(request_id, str) and len(request_id) <= REQUEST_ID_CHARACTERS
             ):
                 raise MalformedFrame("request_id is a string of at most 128 characters")
+            claimed = _claimed_position(frame)
         except MalformedFrame as error:
             self._malformed += 1
             peer.send_control("error", code="malformed", message=str(error))
@@ -134,7 +183,7 @@ class Inbound:
             return
         self._malformed = 0
         try:
-            await self._answer(peer, frame, request_id, authenticate)
+            await self._answer(peer, frame, request_id, claimed, authenticate)
         except FrameRefused as refusal:
             peer.send_control("error", code=refusal.code, message=refusal.message, request_id=request_id)
         except Exception:
@@ -142,13 +191,19 @@ class Inbound:
             peer.send_control("error", code="internal", message="the frame failed", request_id=request_id)
 
     async def _answer(
-        self, peer: Peer, frame: Mapping[str, Any], request_id: str | None, authenticate: Authenticate | None
+        self,
+        peer: Peer,
+        frame: Mapping[str, Any],
+        request_id: str | None,
+        claimed: Position | None,
+        authenticate: Authenticate | None,
     ) -> None:
         kind = frame["type"]
-        if kind == "ping":
-            peer.send_control("pong", cursor=peer.cursor, request_id=request_id)
-        elif kind == "pong":
-            return  # that something came is the answer
+        if kind in ("ping", "pong"):
+            if claimed is not None:
+                peer.compare(claimed)
+            if kind == "ping":
+                peer.send_control("pong", cursor=peer.cursor, request_id=request_id)
         elif kind == "auth" and authenticate is not None:
             result = await _refresh(peer, frame, authenticate)
             peer.send_control("ack", request_id=request_id, result=result)
@@ -158,17 +213,42 @@ class Inbound:
             raise FrameRefused("unknown_type", "this type of frame is not known here")
 
 
+def _claimed_position(frame: Mapping[str, Any]) -> Position | None:
+    """Where a `ping` or `pong` says that the client stands, if it does. Raises `MalformedFrame`."""
+    cursor = frame.get("cursor") if frame["type"] in ("ping", "pong") else None
+    if cursor is None:
+        return None
+    try:
+        return decode_cursor(cursor)
+    except MalformedCursor as error:
+        raise MalformedFrame(str(error)) from None
+
+
 async def _refresh(peer: Peer, frame: Mapping[str, Any], authenticate: Authenticate) -> Mapping[str, Any]:
     """Take a newer token of the same user."""
-    token = frame.get("token")
-    if not isinstance(token, str):
-        raise FrameRefused("invalid", "auth carries a token")
+    token, ticket = frame.get("token"), frame.get("ticket")
+    by_ticket: Authenticate | None = getattr(authenticate, "by_ticket", None)
     try:
-        principal = await authenticate(token)
+        if isinstance(token, str) and ticket is None:
+            principal = await authenticate(token)
+        elif isinstance(ticket, str) and token is None and by_ticket is not None:
+            principal = await by_ticket(ticket)
+        else:
+            raise FrameRefused("invalid", "auth carries a token or a ticket")
+    except (AuthenticationUnavailable, LogUnavailable):
+        raise FrameRefused("unavailable", "whether it is good cannot be told now") from None
     except AuthenticationFailed:
         raise FrameRefused("unauthenticated", "the token was not accepted") from None
     if principal.user_id != peer.user_id:
         peer.close(CloseCode.NOT_ALLOWED)
         raise FrameRefused("forbidden", "the token is for another user")
     expires_in = peer.renew(principal)
+    try:
+        permitted = await peer.permitted()  # asked last: an order in the log that comes later finds the new token
+    except LogUnavailable:  # the new token may be revoked, and orders about the old one may have been passed over
+        peer.close(CloseCode.OVERLOADED)
+        raise FrameRefused("unavailable", "the token cannot be judged now") from None
+    if not permitted:
+        peer.close(CloseCode.REVOKED)
+        raise FrameRefused("unauthenticated", "the token was not accepted")
     return {} if expires_in is None else {"expires_in": expires_in}

@@ -33,6 +33,11 @@ class Limits:
     """Above it, the user's own oldest connection by arrival is closed with 4409."""
     connections: int = 10_000
     """Above it, the newcomer is refused with 1013."""
+    connections_per_address: int = 10_000
+    """Above it, a newcomer from the same address (IPv6: from the same /64) is refused with HTTP 429. As many as in all
+    until it is set, since behind a proxy that is not trusted everybody has the proxy's address."""
+    handshakes: int = 500
+    """How many connections may be in the making at once; above it, newcomers are refused with HTTP 503."""
     frame_bytes: int = 65_536
     """The largest frame that a client may send."""
     event_bytes: int = 262_144
@@ -49,6 +54,12 @@ class Limits:
     """Seconds that an accepted socket has to send its `auth` frame."""
     unauthenticated: int = 1_000
     """How many accepted sockets may wait for their `auth` frame at once."""
+    unauthenticated_per_address: int = 200
+    """How many of them from one address (IPv6: from one /64)."""
+    frames_per_second: float = 50.0
+    """How many frames one client may send for long; four times as many may come at once. Above it, 4429."""
+    bytes_per_second: float = 65_536.0
+    """How many bytes in frames one client may send for long; four times as many may come at once. Above it, 4429."""
     expiry_grace: float = 5.0
     """Seconds that a socket may outlive its token."""
     topics: int = 100
@@ -68,10 +79,16 @@ class Limits:
     them shares a frame at the window's end."""
     burst_window: float = 0.02
     """Seconds; also the longest that an event waits for company."""
+    busy_events: int = 5_000
+    """With more events per second than this in one process, only the first frame of a `busy_window` goes at once."""
+    busy_window: float = 0.05
+    """Seconds; takes the place of a shorter `burst_window` then."""
     sweep_interval: float = 1.0
     """Seconds between two looks at all connections for stale ones."""
     shutdown_timeout: float = 10.0
     """Seconds that `shutdown()` spends on delivering what was emitted before it."""
+    snapshot_timeout: float = 5.0
+    """Seconds that the `snapshot` hook may take; a gap is told without a snapshot after that."""
 
     def __post_init__(self) -> None:
         _check_positive(self)
@@ -91,9 +108,11 @@ class Retention:
     age: float = 3_600.0
     """Seconds that an event is kept."""
     total_bytes: int = 536_870_912
-    """All logs in memory together, with what an entry costs beside its bytes; the largest log is trimmed first."""
+    """All logs in memory together, with what entries and logs, empty ones too, cost beside their bytes. The largest is
+    trimmed first; all empty ones that nobody watches count as one. Only the event appended last may stand above it."""
     heads: int = 100_000
-    """How many empty logs in memory are remembered; the longest unused forgets its epoch first."""
+    """How many empty logs in memory are remembered beside those that somebody watches; the longest unused forgets its
+    epoch first."""
 
     def __post_init__(self) -> None:
         _check_positive(self)

@@ -12,7 +12,8 @@ A backend implements `LogReader`, `LogWriter` and `LogStore`. Its laws, checked 
     if its successor's `prev` is the mark, and the head is honoured when nothing is retained. Anything else is a gap,
     followed by everything that is retained.
 7.  A wake-up may be late, spurious or lost: a reader must be right without it, by reading again on every heartbeat.
-8.  What is kept is bounded by count, bytes and age.
+8.  What is kept is bounded by count, bytes and age. The last control entry is known beyond that, for the life of the
+    epoch.
 """
 
 from __future__ import annotations
@@ -86,6 +87,13 @@ class LogReader(Protocol):
         Called by a connection whenever it was woken, and on every heartbeat. Makes no log. May return fewer entries
         than `limit` while more follow, so that one batch stays small in bytes, but at least one if there is one.
         Raises `LogUnavailable`.
+        """
+        ...
+
+    async def control(self, log: LogName) -> Entry | None:
+        """The last control entry of the log (`websocket_core.control`), also when it is retained no more.
+
+        Read by a connection after each gap, since what it has not read may have ended it. Raises `LogUnavailable`.
         """
         ...
 

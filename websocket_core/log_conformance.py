@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from websocket_core.control import CONTROL, Order, control_event
 from websocket_core.limits import Retention
 from websocket_core.log import Entry, GapReason, LogStore, Position
 from websocket_core.log_probe import (
@@ -20,7 +21,9 @@ from websocket_core.log_probe import (
     check_chain,
     equal,
     ids,
+    last_control,
     read_on,
+    told_gap,
 )
 
 
@@ -81,6 +84,7 @@ class LogConformance:
             an_event("to-one", connection_id="tab:1 \u00e9"),
             an_event("of-a-thread", thread_id="t/1 \u00e9"),
             an_event("both", "x" * 10_000, connection_id="", thread_id=""),
+            an_event("control", connection_id=CONTROL),
         ]
         async with self.store() as log:
             for event in events:
@@ -203,25 +207,13 @@ class LogConformance:
 
     # -- law 6: which positions are honoured
 
-    async def told_gap(self, log: LogStore, after: Position, reason: GapReason, *, retained: list[str]) -> None:
-        """Demand a gap, then everything that is retained, joining the position where the batch starts."""
-        batch = await log.read(LOG, after, 100)
-        assert batch.gap is reason, f"told {batch.gap} and not {reason}"
-        assert ids(batch.entries) == retained, "after a gap does not come everything that is retained"
-        assert batch.start is not None, "a gap of a log that exists starts somewhere"
-        check_chain(batch.entries, batch.start)
-        follows = await log.read(LOG, batch.start, 100)
-        assert (follows.gap, ids(follows.entries)) == (None, retained), (
-            "the position that a gap starts from is not honoured"
-        )
-
     async def test_a_position_is_honoured_only_with_its_mark(self) -> None:
         async with self.store() as log:
             positions = await append(log, 3)
             everything = ["e1", "e2", "e3"]
             for position in positions:
                 for mark in ("invented", "", *{other.mark for other in positions} - {position.mark}):
-                    await self.told_gap(log, position._replace(mark=mark), GapReason.DIVERGED, retained=everything)
+                    await told_gap(log, position._replace(mark=mark), GapReason.DIVERGED, retained=everything)
 
     async def test_a_position_is_honoured_only_in_its_epoch(self) -> None:
         async with self.store() as log:
@@ -231,14 +223,14 @@ class LogConformance:
             for position in [Position("", 0, ""), *positions]:
                 for epoch in epochs:
                     after = position._replace(epoch=epoch)
-                    await self.told_gap(log, after, GapReason.NEW_EPOCH, retained=["e1", "e2", "e3"])
+                    await told_gap(log, after, GapReason.NEW_EPOCH, retained=["e1", "e2", "e3"])
 
     async def test_a_position_ahead_of_the_head_is_another_history(self) -> None:
         async with self.store() as log:
             head = (await append(log, 3))[-1]
             for ahead in (1, 2, 1_000_000):
                 after = head._replace(offset=head.offset + ahead)
-                await self.told_gap(log, after, GapReason.DIVERGED, retained=["e1", "e2", "e3"])
+                await told_gap(log, after, GapReason.DIVERGED, retained=["e1", "e2", "e3"])
 
     async def test_a_reader_from_the_beginning_starts_at_the_oldest_entry_without_a_gap(self) -> None:
         async with self.store(Retention(events=3)) as log:
@@ -251,13 +243,13 @@ class LogConformance:
             positions = await append(log, 5)
             equal(ids(await read_on(log, positions[1], 10)), ["e3", "e4", "e5"])
             after = positions[1]._replace(mark="invented")
-            await self.told_gap(log, after, GapReason.DIVERGED, retained=["e3", "e4", "e5"])
+            await told_gap(log, after, GapReason.DIVERGED, retained=["e3", "e4", "e5"])
 
     async def test_a_position_before_trimmed_entries_is_told_so(self) -> None:
         async with self.store(Retention(events=3)) as log:
             positions = await append(log, 5)
             for after in (positions[0], Position(positions[0].epoch, 0, "")):
-                await self.told_gap(log, after, GapReason.TRIMMED, retained=["e3", "e4", "e5"])
+                await told_gap(log, after, GapReason.TRIMMED, retained=["e3", "e4", "e5"])
 
     async def test_the_head_is_honoured_when_every_entry_has_expired(self) -> None:
         async with self.store(Retention(age=60)) as log:
@@ -268,8 +260,8 @@ class LogConformance:
             assert await log.open(LOG) == head, "an emptied log forgot its head"
             equal(ids(await read_on(log, head, 10)), [])
             for after in (Position(head.epoch, 0, ""), *positions[:-1]):
-                await self.told_gap(log, after, GapReason.TRIMMED, retained=[])
-            await self.told_gap(log, head._replace(mark="invented"), GapReason.DIVERGED, retained=[])
+                await told_gap(log, after, GapReason.TRIMMED, retained=[])
+            await told_gap(log, head._replace(mark="invented"), GapReason.DIVERGED, retained=[])
             assert (await append(log, 1, first=4))[0].offset == 4, "an emptied log counts from one again"
             check_chain(await read_on(log, head, 10), head)
 
@@ -310,7 +302,7 @@ class LogConformance:
             assert head.epoch != positions[0].epoch, "the epoch outlived the log"
             assert (head.offset, head.mark) == (0, ""), "a forgotten log remembers its head"
             for after in (Position(positions[0].epoch, 0, ""), *positions):
-                await self.told_gap(log, after, GapReason.NEW_EPOCH, retained=[])
+                await told_gap(log, after, GapReason.NEW_EPOCH, retained=[])
             seen = wakes.count
             assert (await append(log, 1, first=3))[0].offset == 1, "a forgotten event is still known by its id"
             await wakes.reach(seen + 1)
@@ -373,6 +365,24 @@ class LogConformance:
             await self.pass_time(61)
             await append(log, 1)
             assert ids(await read_on(log, first, 10)) == ["e1"], "an append was answered with an entry nobody can read"
+
+    async def test_the_last_control_entry_of_a_life_of_a_log_is_known_also_when_it_is_dropped(self) -> None:
+        async with self.store(Retention(events=3, age=60)) as log:
+            equal((await last_control(log), (await log.read(LOG, None, 1)).start), (None, None))
+            await append(log, 1)
+            other = control_event(Order(9), "c2")
+            there = (await log.append(OTHER, other), other)
+            equal(await last_control(log), None)
+            events = [control_event(Order(code), f"c{code}") for code in (1, 2, 1)]  # the last one is a retry
+            here = ([await log.append(LOG, event) for event in events][1], events[1])
+            await append(log, 5, first=2)
+            equal(await last_control(log), here)
+            await self.pass_time(61)
+            await log.expire()
+            equal([await last_control(log), await last_control(log, name=OTHER)], [here, there])
+            await log.forget(LOG)
+            await append(log, 1)
+            equal([await last_control(log), await last_control(log, name=OTHER)], [None, there])
 
     # -- isolation
 

@@ -9,7 +9,7 @@ from unicodedata import normalize
 
 from websocket_core.events import Event
 from websocket_core.identity import LogName
-from websocket_core.log import Entry, LogStore, Position
+from websocket_core.log import Entry, GapReason, LogStore, Position
 
 LOG: Final = LogName("user", "conformance")
 OTHER: Final = LogName("user", "conformance, another")
@@ -69,6 +69,25 @@ def check_chain(entries: Iterable[Entry], start: Position) -> None:
         assert entry.offset == offset + 1, f"offset {entry.offset} follows {offset}"
         assert entry.prev == mark, f"the entry at offset {entry.offset} does not name the mark before it"
         offset, mark = entry.offset, entry.mark
+
+
+async def last_control(log: LogStore, *, name: LogName = LOG) -> tuple[Position, Event] | None:
+    """The last control entry: where it stands, and what it says."""
+    entry = await log.control(name)
+    assert entry is None or entry.log == name, "a control entry does not name its log"
+    return None if entry is None else (entry.position, entry.event)
+
+
+async def told_gap(log: LogStore, after: Position, reason: GapReason, *, retained: list[str]) -> None:
+    """Demand a gap, then everything that is retained, joining the position where the batch starts."""
+    batch = await log.read(LOG, after, 100)
+    assert batch.gap is reason, f"told {batch.gap} and not {reason}"
+    assert ids(batch.entries) == retained, "after a gap does not come everything that is retained"
+    assert batch.start is not None, "a gap of a log that exists starts somewhere"
+    check_chain(batch.entries, batch.start)
+    follows = await log.read(LOG, batch.start, 100)
+    assert follows.gap is None, "the position that a gap starts from is not honoured"
+    assert ids(follows.entries) == retained, "from the position that a gap starts from comes something else"
 
 
 class Wakes:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pydantic_core import to_json
 
-from websocket_core.cursor import Gap
+from websocket_core.cursor import Step
 from websocket_core.events import MESSAGE_DELTA
 from websocket_core.log import Entry
 
@@ -21,11 +21,11 @@ _PREFIX: Final = b'{"type":"%b","data":' % to_json(MESSAGE_DELTA)[1:-1]
 _KEYS: Final = {"message_id", "start", "text"}
 
 
-def merge_deltas(steps: list[Entry | Gap]) -> list[Entry | Gap]:
+def merge_deltas(steps: list[Step]) -> list[Step]:
     """The same steps, with runs of adjacent deltas of one message made one: the first's `start`, all their text, and
     the last's `id`, `timestamp` and position. What is no delta, does not join, or carries further keys stays as it is.
     """
-    out: list[Entry | Gap] = []
+    out: list[Step] = []
     open_event: dict[str, Any] | None = None
     for step in steps:
         event = _delta(step) if isinstance(step, Entry) else None

@@ -7,13 +7,15 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
-from websocket_core.cursor import Gap
+from websocket_core.cursor import Ended, Gap, Step
 from websocket_core.errors import IsolationViolation
 from websocket_core.identity import LogName
 from websocket_core.log import Entry
 from websocket_core.metrics import Metrics
 from websocket_core.wire import PROTOCOL, control_frame, encode_cursor, event_frame
 
+CONTROL_FRAMES: Final = 64
+"""With this many control frames waiting, no further frame is read from the client."""
 CURSOR_BYTES: Final = 180
 """What the cursor and a line break add to a stored event at most."""
 
@@ -32,6 +34,45 @@ class SocketLost(Exception):
 
 class Expired(Exception):
     """The time of the principal, or of the connection, is up: nothing more may be written to it."""
+
+
+class Ordered(Exception):
+    """A control entry has ended the connection: everything before it was written, and nothing may come after it."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class ControlFrames:
+    """The control frames that wait for the writer of a connection."""
+
+    __slots__ = ("_taken", "_waiting")
+
+    def __init__(self) -> None:
+        self._waiting: list[str] = []
+        self._taken: asyncio.Future[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, frame: str) -> None:
+        self._waiting.append(frame)
+
+    def take(self) -> list[str]:
+        """All of them, which were written when `taken` is called."""
+        frames, self._waiting = self._waiting, []
+        return frames
+
+    def taken(self) -> None:
+        if self._taken is not None and not self._taken.done():
+            self._taken.set_result(None)
+
+    async def room(self) -> None:
+        """Wait until fewer than `CONTROL_FRAMES` wait."""
+        while len(self._waiting) >= CONTROL_FRAMES:
+            self._taken = asyncio.get_running_loop().create_future()
+            await self._taken
 
 
 class Outbound:
@@ -91,11 +132,21 @@ class Outbound:
         """Write nothing more: a connection that closes is not sent what is left of its batch."""
         self.not_after = float("-inf")
 
-    def send(self, controls: Sequence[str], steps: Sequence[Entry | Gap]) -> Awaitable[None]:
+    def stuck(self, now: float, lost: float, seconds: float) -> bool:
+        """Whether the write that is under way has taken longer than that. The `lost` seconds, in which the loop stood
+        still, are not counted."""
+        since = self.write_since
+        if since is None:
+            return False
+        if lost:
+            since = self.write_since = min(now, since + lost)
+        return now - since > seconds
+
+    def send(self, controls: Sequence[str], steps: Sequence[Step]) -> Awaitable[None]:
         """Send control frames, then gaps and events: one frame each, or as few as the protocol allows.
 
-        Raises `SocketLost`, `Expired`, and `IsolationViolation` before anything of an entry that does not belong
-        here is sent. To be awaited at once.
+        Raises `SocketLost`, `Expired`, `Ordered`, and `IsolationViolation` before anything of an entry that does not
+        belong here is sent. To be awaited at once.
         """
         if len(steps) == 1 and not controls and isinstance(step := steps[0], Entry):
             return self._write(self._render(step), 1, step.at)  # what a client that keeps up is sent
@@ -103,21 +154,27 @@ class Outbound:
             return self._send_shared(controls, steps)
         return self._send_each(controls, steps)
 
-    async def _send_each(self, controls: Sequence[str], steps: Sequence[Entry | Gap]) -> None:
+    async def _send_each(self, controls: Sequence[str], steps: Sequence[Step]) -> None:
         for frame in controls:
             await self._write(frame, 0, 0.0)
         for step in steps:
             if isinstance(step, Entry):
                 await self._write(self._render(step), 1, step.at)
+            elif isinstance(step, Ended):
+                raise Ordered(step.code)
             else:
                 await self._write(self._render_gap(step), 0, 0.0)
 
-    async def _send_shared(self, controls: Sequence[str], steps: Sequence[Entry | Gap]) -> None:
+    async def _send_shared(self, controls: Sequence[str], steps: Sequence[Step]) -> None:
         lines = list(controls)
         size = sum(map(len, lines)) + len(lines)
         events = 0
         oldest = 0.0
         for step in steps:
+            if isinstance(step, Ended):
+                if lines:
+                    await self._write("\n".join(lines), events, oldest)
+                raise Ordered(step.code)
             if isinstance(step, Entry):
                 line = self._render(step)
                 length = len(step.event.body) + CURSOR_BYTES
@@ -141,7 +198,8 @@ class Outbound:
 
     def _render_gap(self, gap: Gap) -> str:
         self._metrics.gaps += 1
-        return control_frame("gap", reason=gap.reason.value, cursor=encode_cursor(gap.start))
+        frame = control_frame("gap", reason=gap.reason.value, cursor=encode_cursor(gap.start))
+        return frame if gap.snapshot is None else f'{frame[:-1]},"snapshot":{gap.snapshot.decode()}}}'
 
     async def _write(self, text: str, events: int, oldest: float) -> None:
         """Write one frame, with so many events, the oldest of which came to the log at that time."""

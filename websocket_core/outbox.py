@@ -27,10 +27,8 @@ logger = logging.getLogger(__name__)
 
 TURN: Final = 64
 """After this many appends in a row, a producer gives the event loop a turn."""
-
 SAMPLE: Final = 16
 """Of so many appends, the latency of one is measured; measuring each would cost a tenth of the append."""
-
 SETTLE_SECONDS: Final = 1.0
 """How long a caller of the bridge waits at most for its event to reach a log that neither takes nor refuses it."""
 
@@ -245,6 +243,8 @@ class Outbox:
         self._put += 1
         if self._pump is None:
             self._pump = asyncio.get_running_loop().create_task(self._run(), name="websocket_core outbox pump")
+            # One that is cancelled before its first turn runs nothing at all, no `finally` either.
+            self._pump.add_done_callback(lambda pump: self._ended() if pump is self._pump else None)
 
     def drop(self) -> None:
         """Count an event that is not put, and tell so in its place, if anything can still be told."""
@@ -271,6 +271,8 @@ class Outbox:
             return
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
+        while self._waiters and self._waiters[-1][1].done():
+            self._waiters.pop()  # of those who gave up, or they would pile up before a log that hangs
         self._waiters.append((self._put, waiter))
         timer = loop.call_later(SETTLE_SECONDS, self._failed)  # a log that hangs costs one wait, not one for each event
         try:
@@ -293,10 +295,9 @@ class Outbox:
 
     async def close(self) -> None:
         """End the pump. What still waits is lost, which the log line counts."""
-        pump = self._pump
-        if pump is not None:
-            pump.cancel()
-            await asyncio.wait([pump])
+        if self._pump is not None:
+            self._pump.cancel()
+            await asyncio.wait([self._pump])
         if self._queue:
             logger.error("events were still waiting for the log at the end", extra={"events": len(self._queue)})
             self._queue.clear()
@@ -306,18 +307,20 @@ class Outbox:
             while self._queue:
                 await self._append_next()
         finally:
-            self._pump = None
-            self._release_waiters(everyone=True)
-            self._end_if_idle()
+            self._ended()
+
+    def _ended(self) -> None:
+        self._pump = None
+        self._release_waiters(everyone=True)
+        self._end_if_idle()
 
     async def _append_next(self) -> None:
-        item = self._queue[0]
-        if isinstance(item, _Dropped):
+        event = self._queue[0]
+        if isinstance(event, _Dropped):
             # From here on further drops need a place of their own, behind this one.
-            event = self._encoder.encode(EVENTS_DROPPED, {"count": item.count}, self._owner)
+            event = self._encoder.encode(EVENTS_DROPPED, {"count": event.count}, self._owner)
             self._queue[0] = event
-        else:
-            event = item
+            self._bytes += len(event.body)  # it stays in the queue if the pump is cancelled now
         try:
             await self._appender.append_surely(self._log, event, self._failed)
         except Exception:
@@ -325,7 +328,7 @@ class Outbox:
             logger.exception("an event could not be appended and is dropped")
             self._metrics.events_dropped += 1
         self._queue.popleft()
-        self._bytes -= len(event.body) if event is item else 0
+        self._bytes -= len(event.body)
         self._done += 1
         self.failing = False
         self._release_waiters()
@@ -336,7 +339,9 @@ class Outbox:
 
     def _release_waiters(self, *, everyone: bool = False) -> None:
         while self._waiters and (everyone or self._waiters[0][0] <= self._done):
-            _resolve(self._waiters.popleft()[1])
+            waiter = self._waiters.popleft()[1]
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _end_if_idle(self) -> None:
         if not self.in_use and self._pump is None:
@@ -393,8 +398,3 @@ class Outboxes:
     def clear(self) -> None:
         """Forget all at once; for a loop that is gone."""
         self._outboxes.clear()
-
-
-def _resolve(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)

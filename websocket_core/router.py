@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.routing import WebSocketRoute
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route, WebSocketRoute
+from starlette.types import ASGIApp
 
 from websocket_core.auth import Authenticator
+from websocket_core.errors import InvalidInput
 from websocket_core.metrics import process_metrics
+from websocket_core.transports.entrance import Entrance
+from websocket_core.transports.ticket import TicketEndpoint
 from websocket_core.transports.websocket import WebSocketEndpoint
 from websocket_core.unified_manager import UnifiedWebSocketManager
 
@@ -21,21 +26,29 @@ def websocket_router(
     origins: Sequence[str] | None = None,
     query_token: bool = False,
 ) -> APIRouter:
-    """A router with `GET /ws`, to be included under a prefix of the application's choice.
+    """A router with `GET /ws` and `POST /ticket`, to be included under a prefix of the application's choice.
 
     `origins` is the exact list of origins (`https://app.example`) whose pages may connect; without it only pages of
     the server's own origin may. `query_token` accepts `?token=`, which ends up in access logs: leave it off where a
-    header or a first frame will do. Raises `InvalidInput` for something that is no origin.
+    ticket, a header or a first frame will do. Raises `InvalidInput` for something that is no origin, `*` included.
     """
+    if isinstance(origins, str):
+        raise InvalidInput("origins is a list, such as ['https://app.example']")
     router = APIRouter()
-    endpoint = WebSocketEndpoint(
-        manager,
-        authenticate=authenticate,
-        origins=None if origins is None else list(origins),
-        query_token=query_token,
-    )
-    # An object and not a function: Starlette then leaves the ASGI triple to it.
-    router.routes.append(WebSocketRoute("/ws", endpoint, name="unified_websocket"))
+    listed = None if origins is None else list(origins)
+    entrance = Entrance(manager, authenticate=authenticate, origins=listed, query_token=query_token)
+    ticket: ASGIApp = TicketEndpoint(manager, entrance)
+    if listed is not None:  # pages of other origins may read the answer, and send the cookies and headers it needs
+        ticket = CORSMiddleware(
+            ticket,
+            allow_origins=listed,
+            allow_methods=["POST"],
+            allow_headers=["Authorization", "Content-Type"],
+            allow_credentials=True,
+        )
+    # Objects and not functions: Starlette then leaves the ASGI triple to them.
+    router.routes.append(WebSocketRoute("/ws", WebSocketEndpoint(manager, entrance), name="unified_websocket"))
+    router.routes.append(Route("/ticket", ticket, name="unified_websocket_ticket", include_in_schema=False))
     return router
 
 
@@ -57,13 +70,21 @@ def health_router(manager: UnifiedWebSocketManager) -> APIRouter:
     return router
 
 
-def metrics_router(path: str = "/metrics") -> APIRouter:
-    """A router with the Prometheus metrics of this process: ours, and all of prometheus-client's default registry."""
+def metrics_router(
+    path: str = "/metrics", *, authorize: Callable[[Request], Awaitable[bool]] | None = None
+) -> APIRouter:
+    """A router with the Prometheus metrics of this process: ours, and all of prometheus-client's default registry.
+
+    No series names a user, but their sums are nobody else's business: mount it where only the scraper comes, or give
+    `authorize`, which looks at each request; anything but True is answered with 403.
+    """
     process_metrics()
     router = APIRouter()
 
     @router.get(path, include_in_schema=False)
-    async def metrics() -> Response:
+    async def metrics(request: Request) -> Response:
+        if authorize is not None and await authorize(request) is not True:
+            return Response("forbidden\n", status_code=403, media_type="text/plain")
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     return router

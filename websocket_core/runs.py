@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from websocket_core.authorization import Authorization, Verb
+from websocket_core.errors import FrameRefused
 from websocket_core.identity import UserId
+from websocket_core.inbound import FrameHandler, Peer
 
 
 class OpenRuns:
@@ -46,3 +50,18 @@ class OpenRuns:
         for stop in stops:
             stop()
         return bool(stops)
+
+
+def cancel_handler(runs: OpenRuns, authorization: Authorization) -> FrameHandler:
+    """Answers `cancel {run_id}`. Somebody else's run is no run."""
+
+    async def cancel(peer: Peer, frame: Mapping[str, Any]) -> None:
+        run_id = frame.get("run_id")
+        if not isinstance(run_id, str):
+            raise FrameRefused("invalid", "cancel carries a run_id")
+        if await authorization.refusal(peer.principal, Verb.CANCEL, peer.user_id) is not None:
+            raise FrameRefused("forbidden", "runs may not be stopped here")
+        if not runs.cancel(peer.user_id, run_id):
+            raise FrameRefused("not_found", "there is no such open run")
+
+    return cancel

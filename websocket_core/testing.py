@@ -22,7 +22,7 @@ from typing import Any
 from websocket_core.errors import LogUnavailable
 from websocket_core.events import Event
 from websocket_core.identity import LogName
-from websocket_core.log import Batch, LogStore, Position
+from websocket_core.log import Batch, Entry, LogStore, Position
 from websocket_core.log_conformance import LogConformance
 from websocket_core.wire import PROTOCOL
 
@@ -52,6 +52,12 @@ class SuspendingLog:
         batch = await self.inner.read(log, after, limit)
         await self._suspend()
         return batch
+
+    async def control(self, log: LogName) -> Entry | None:
+        await self._suspend()
+        entry = await self.inner.control(log)
+        await self._suspend()
+        return entry
 
     def watch(self, log: LogName, wake: Callable[[], None]) -> Callable[[], None]:
         return self.inner.watch(log, wake)
@@ -102,7 +108,7 @@ class FailingLog:
         self._append_failures.extend([reply_lost] * times)
 
     def fail_reads(self, times: int = 1) -> None:
-        """Let the next calls of `read` and `open` fail."""
+        """Let the next calls of `read`, `control` and `open` fail."""
         self._read_failures += times
 
     def hang(self) -> None:
@@ -129,6 +135,10 @@ class FailingLog:
         self.reads += 1
         await self._before_reading()
         return await self.inner.read(log, after, limit)
+
+    async def control(self, log: LogName) -> Entry | None:
+        await self._before_reading()
+        return await self.inner.control(log)
 
     def watch(self, log: LogName, wake: Callable[[], None]) -> Callable[[], None]:
         return self.inner.watch(log, wake)

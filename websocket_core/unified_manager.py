@@ -8,14 +8,15 @@ import os
 import random
 import time
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from websocket_core.admission import AdmissionGate
+from websocket_core.authorization import Authorization, Narrow, Verb
 from websocket_core.connection import WebSocketConnection
 from websocket_core.errors import (
     ConnectionRefused,
-    FrameRefused,
     InvalidInput,
     ManagerClosed,
     UnknownConnection,
@@ -23,8 +24,9 @@ from websocket_core.errors import (
 )
 from websocket_core.events import EventEncoder, random_text
 from websocket_core.hand_over import HandOvers
+from websocket_core.hooks import ConnectionHook, Hooks, SnapshotHook
 from websocket_core.identity import LogName, Principal, UserId, checked_user_id, text_fault
-from websocket_core.inbound import FrameHandler, Peer, accept_socket, protocol_of, register_with_server
+from websocket_core.inbound import FrameHandler, accept_socket, protocol_of, register_with_server
 from websocket_core.lag import LoopLag
 from websocket_core.limits import Limits, Retention, RetryPolicy
 from websocket_core.log import LogStore, Position
@@ -32,9 +34,12 @@ from websocket_core.logs import open_log
 from websocket_core.metrics import Metrics, process_metrics
 from websocket_core.outbound import Socket
 from websocket_core.outbox import Appender, Outbox, Outboxes
+from websocket_core.pacing import Pacing
 from websocket_core.registry import Registry
-from websocket_core.runs import OpenRuns
+from websocket_core.revocation import Revocations
+from websocket_core.runs import OpenRuns, cancel_handler
 from websocket_core.state import MemoryState, SharedState
+from websocket_core.tasks import wait_until
 from websocket_core.unified_emitter import UnifiedWebSocketEmitter
 from websocket_core.wire import CLOSE_RULES, CURSOR_LATEST, CloseCode, decode_cursor
 
@@ -44,8 +49,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ConnectionHook = Callable[[WebSocketConnection], Awaitable[None]]
-
 
 class UnifiedWebSocketManager:
     """The connections of one application, and the way to its users' logs.
@@ -54,8 +57,10 @@ class UnifiedWebSocketManager:
     neither: then the first connect starts what is needed in the running loop, and a loop that has gone is replaced.
 
     `log` is `"memory://"` or a `LogStore` of one's own. `on_connect` and `on_disconnect` are awaited with the
-    connection. `clock` (Unix seconds), `monotonic` (seconds), `entropy` (random bytes) and `rng` (jitter) are there
-    for tests and simulations. Raises `InvalidConfiguration`. `draining` is True from `drain` or `shutdown` on.
+    connection; what `snapshot` returns for it, a dict, is shown to a client that is told a gap. `authorize` may take
+    away what a principal may do with its own (`websocket_core.authorization`).
+    `clock` (Unix seconds), `monotonic` (seconds), `entropy` (random bytes) and `rng` (jitter) are there for tests and
+    simulations. Raises `InvalidConfiguration`. `draining` is True from `drain` or `shutdown` on.
     """
 
     MAX_CONNECTIONS_PER_USER: ClassVar[int] = Limits().connections_per_user
@@ -75,6 +80,8 @@ class UnifiedWebSocketManager:
         metrics: Metrics | None = None,
         on_connect: ConnectionHook | None = None,
         on_disconnect: ConnectionHook | None = None,
+        snapshot: SnapshotHook | None = None,
+        authorize: Narrow | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         entropy: Callable[[int], bytes] = os.urandom,
@@ -84,6 +91,8 @@ class UnifiedWebSocketManager:
         self.retention = retention or Retention()
         self.metrics = metrics or process_metrics()
         self.runs = OpenRuns()
+        self.admission = AdmissionGate(self.limits, self.metrics)
+        self._pacing = Pacing(self.limits, self.metrics)
         self.encoder = EventEncoder(
             event_bytes=self.limits.event_bytes, event_depth=self.limits.event_depth, clock=clock, entropy=entropy
         )
@@ -95,23 +104,25 @@ class UnifiedWebSocketManager:
         self.appender = Appender(
             self._log, retry=retry or RetryPolicy(), metrics=self.metrics, monotonic=monotonic, rng=rng
         )
-        self._state = state or MemoryState(
-            age=self.retention.age, per_user=self.limits.known_connections, monotonic=monotonic
+        self.state: SharedState = state or MemoryState(
+            age=self.retention.age, per_user=self.limits.known_connections, clock=clock, monotonic=monotonic
         )
         self._clock = clock
         self.monotonic = monotonic
-        self._entropy = entropy
-        self._on_connect = on_connect
-        self._on_disconnect = on_disconnect
+        self.entropy = entropy
+        self._hooks = Hooks(on_connect=on_connect, on_disconnect=on_disconnect, snapshot=snapshot, limits=self.limits)
         self._registry = Registry(self.metrics)
+        self.revocations = Revocations(
+            appender=self.appender, encoder=self.encoder, state=self.state, registry=self._registry, clock=clock
+        )
+        self.authorization = Authorization(permits=self.revocations.permits, narrow=authorize)
         self._emitters: weakref.WeakValueDictionary[UserId, UnifiedWebSocketEmitter] = weakref.WeakValueDictionary()
         self._kept_emitters: dict[UserId, UnifiedWebSocketEmitter] = {}
         self._outboxes = Outboxes(self.appender, encoder=self.encoder, limits=self.limits, metrics=self.metrics)
         self.hand_overs = HandOvers(self.appender, self._outboxes, limits=self.limits)
-        self._handlers: dict[str, FrameHandler] = {"cancel": self._cancel_run}
+        self._handlers: dict[str, FrameHandler] = {"cancel": cancel_handler(self.runs, self.authorization)}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sweeper: asyncio.Task[None] | None = None
-        self._hooks: set[asyncio.Task[None]] = set()
         self._closed = False
         self.draining = False
 
@@ -162,30 +173,29 @@ class UnifiedWebSocketManager:
         self._forget_other_loop(loop)
         self._closed = self.draining = True
         deadline = loop.time() + self.limits.shutdown_timeout
-        await self._within(deadline, [self.hand_overs.close(), self._outboxes.flush()])
+        flushed = deadline - self.limits.shutdown_timeout / 4  # a log that is away leaves some time for the clients
+        await wait_until(flushed, [self.hand_overs.close(), self._outboxes.flush()])
         self.appender.closed = True  # before the pumps end, so that no run starts another
         await self._outboxes.close()
         ending = [*self._registry, *self._registry.leaving()]
         for connection in self._registry:
             connection.close(CloseCode.RESTARTING, flush=True)
-        await self._within(deadline, [connection.wait_closed() for connection in ending])
+        await wait_until(deadline, [connection.wait_closed() for connection in ending])
         for connection in ending:
             connection.cut()
-        await self._within(deadline + 1.0, [connection.wait_closed() for connection in ending])
+        await wait_until(deadline + 1.0, [connection.wait_closed() for connection in ending])
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.wait([self._sweeper])
             self._sweeper = None
-        await self._within(deadline + 1.0, list(self._hooks))
+        await wait_until(deadline + 1.0, self._hooks.running())
         await self._log.close()
         self._kept_emitters.clear()
         self._loop = None
 
     async def drain(self, budget: float = 25.0) -> None:
-        """Send every client away, evenly over `budget` seconds, with 1012 after its events; then shut down.
-
-        Connections that come meanwhile are refused with 1013.
-        """
+        """Send every client away, evenly over `budget` seconds, with 1012 after its events; then shut down. Connections
+        that come meanwhile are refused with 1013."""
         self.draining = True
         leaving = list(self._registry)
         pause = min(1.0, budget / len(leaving)) if leaving else 0.0
@@ -193,18 +203,6 @@ class UnifiedWebSocketManager:
             connection.close(CloseCode.RESTARTING, flush=True)
             await asyncio.sleep(pause)
         await self.shutdown()
-
-    @staticmethod
-    async def _within(deadline: float, waits: list[Any]) -> None:
-        """Wait for all of them, no longer than until the deadline of the loop's clock."""
-        if waits:
-            tasks = [asyncio.ensure_future(wait) for wait in waits]
-            left = max(0.0, deadline - asyncio.get_running_loop().time())
-            _done, late = await asyncio.wait(tasks, timeout=left)
-            for task in late:
-                task.cancel()
-            if late:
-                await asyncio.wait(late, timeout=1.0)
 
     async def _sweep(self) -> None:
         """The one sweeper: ends stale connections and drops expired events."""
@@ -242,7 +240,7 @@ class UnifiedWebSocketManager:
 
         A connection of the same user and id is closed with 4409, and so is the user's oldest above
         `Limits.connections_per_user`. Raises `InvalidUserId`, `InvalidInput` (a bad connection id), `MalformedCursor`,
-        `LogUnavailable`, and after closing the socket `ConnectionRefused` (`Limits.connections`, drain).
+        `LogUnavailable`, and after closing the socket `ConnectionRefused` (limits, drain, revoked, not authorised).
         """
         if principal is None:
             principal = Principal(user_id)
@@ -250,7 +248,7 @@ class UnifiedWebSocketManager:
             raise InvalidInput("principal and user_id name different users")
         user = UserId(principal.user_id)
         if connection_id is None:
-            connection_id = random_text(self._entropy, 9)
+            connection_id = random_text(self.entropy, 9)
         elif fault := text_fault(connection_id, characters=256, utf8_bytes=512):
             raise InvalidInput(f"this is not a connection id: {fault}")
         latest = cursor == CURSOR_LATEST
@@ -260,6 +258,13 @@ class UnifiedWebSocketManager:
         self._start_if_needed()
         register_with_server(websocket, self)
         await accept_socket(websocket)
+        head = await self._log.open(LogName.of_user(user))
+        verb = Verb.HISTORY if cursor is None else Verb.CONNECT if latest else Verb.RESUME
+        # Asked after the head was noted: later orders stand behind it.
+        refusal = await self.authorization.refusal(principal, verb, user)
+        if refusal is not None:
+            await self._refuse(websocket, refusal)
+        await self.state.remember_connection(user, connection_id)
         if self.draining or self._closed or len(self._registry) >= self.limits.connections:
             await self._refuse(websocket, CloseCode.OVERLOADED)
         connection = WebSocketConnection(
@@ -272,7 +277,10 @@ class UnifiedWebSocketManager:
             limits=self.limits,
             metrics=self.metrics,
             handlers=self._handlers,
+            pacing=self._pacing,
+            permits=self.revocations.permits,
             ended=self._connection_ended,
+            snapshot=self._hooks.snapshot if self._hooks.takes_snapshots else None,
             only_thread=only_thread,
             full_batch=min(self.limits.batch_events, max(1, self.retention.events // 4)),
             clock=self._clock,
@@ -286,11 +294,9 @@ class UnifiedWebSocketManager:
         if emitter is not None:
             self._kept_emitters[user] = emitter
         try:
-            await self._state.remember_connection(user, connection_id)
-            await connection.start(position, latest=latest)
+            connection.start(head, position, latest=latest)
             logger.info("connected", extra={"connection_id": connection_id})
-            if self._on_connect is not None:
-                await self._on_connect(connection)
+            await self._hooks.connected(connection)
         except BaseException:
             self._forget(connection)
             connection.abandon()
@@ -316,25 +322,23 @@ class UnifiedWebSocketManager:
         """Called by a connection when its writer has ended."""
         self._forget(connection)
         logger.info("disconnected", extra={"connection_id": connection.connection_id})
-        if self._on_disconnect is not None and self._loop is not None:
-            hook = self._loop.create_task(self._disconnect_hook(connection))
-            self._hooks.add(hook)
-            hook.add_done_callback(self._hooks.discard)
-
-    async def _disconnect_hook(self, connection: WebSocketConnection) -> None:
-        assert self._on_disconnect is not None
-        try:
-            await self._on_disconnect(connection)
-        except Exception:  # the application's own code, in a task of ours
-            logger.exception("the on_disconnect hook failed")
+        if self._loop is not None:
+            self._hooks.disconnected(connection, self._loop)
 
     async def disconnect_user(self, user_id: str, connection_id: str | None = None) -> None:
-        """Close one connection of the user with 1000, or all without a connection id. Returns at once; a user or
-        connection that is not there is no error."""
-        for connection in self._registry.of(checked_user_id(user_id)).values():
-            if connection_id is None or connection.connection_id == connection_id:
-                self._registry.remove(connection)
-                connection.close(CloseCode.DISCONNECTED)
+        """Close one connection of the user with 1000, or all without a connection id, once it has been sent what was
+        emitted before. A user or connection that is not there is no error. Raises `AppendFailed`."""
+        await self.revocations.disconnect(checked_user_id(user_id), connection_id)
+
+    async def revoke(self, user_id: str, token_id: str | None = None, *, seconds: float = 86_400.0) -> None:
+        """Log a user out everywhere, or with a token id (`Principal.token_id`) only where that token was used.
+
+        From now on, for so many `seconds`, credentials that were issued until now are refused with 4410: choose no
+        fewer than the longest of them lives. One without an `iat` claim counts as issued before. What is open is
+        closed with 4410 within 2 seconds and sent nothing that was emitted after this. Raises `AppendFailed` if the
+        connections of other processes may not have learned of it; calling again is safe.
+        """
+        await self.revocations.revoke(checked_user_id(user_id), token_id, seconds=seconds)
 
     async def require_connection(self, user_id: UserId, connection_id: str) -> None:
         """Raise `UnknownConnection` unless this user has this connection, or registered it within `Retention.age`."""
@@ -342,15 +346,8 @@ class UnifiedWebSocketManager:
             raise InvalidInput("a connection id is a string")
         if self._registry.has(user_id, connection_id):
             return
-        if not await self._state.knows_connection(user_id, connection_id):
+        if not await self.state.knows_connection(user_id, connection_id):
             raise UnknownConnection("this user has no connection of that id; nothing was appended")
-
-    async def _cancel_run(self, peer: Peer, frame: Mapping[str, Any]) -> None:
-        run_id = frame.get("run_id")
-        if not isinstance(run_id, str):
-            raise FrameRefused("invalid", "cancel carries a run_id")
-        if not self.runs.cancel(peer.user_id, run_id):
-            raise FrameRefused("not_found", "there is no such open run")
 
     def get_emitter(self, user_id: str) -> UnifiedWebSocketEmitter:
         """The emitter of this user: the same one while the user is connected or somebody holds it."""
@@ -387,8 +384,11 @@ class UnifiedWebSocketManager:
         """Forget a user: close the connections with 1000, drop the log with its epoch, forget the connection ids."""
         user = checked_user_id(user_id)
         await self.disconnect_user(user)
+        for connection in self._registry.leaving():
+            if connection.user_id == user:
+                connection.close(CloseCode.DISCONNECTED)  # now: the order goes with the log
         await self._log.forget(LogName.of_user(user))
-        await self._state.forget_user(user)
+        await self.state.forget_user(user)
 
     def get_stats(self) -> dict[str, int]:
         """How much there is now: users and connections that are connected, emitters in use, connections watched."""

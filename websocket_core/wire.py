@@ -158,6 +158,11 @@ class CloseCode(IntEnum):
     LIMIT = 4429
 
 
+def close_code(number: int) -> CloseCode:
+    """The close code of that number; 1000 for one that this release does not know, so that the client stops."""
+    return CloseCode(number) if number in CloseCode.__members__.values() else CloseCode.DISCONNECTED
+
+
 class CloseRule(NamedTuple):
     """What a close code says, and what a client does about it."""
 

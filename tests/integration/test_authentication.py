@@ -242,7 +242,7 @@ async def test_a_credential_too_long_for_http_is_refused_and_holds_up_nothing(se
         async def disconnected(connection: WebSocketConnection) -> None:
             ended.append(connection.user_id)
 
-        application.manager._on_disconnect = disconnected
+        application.manager._hooks._on_disconnect = disconnected
         reader, writer = await asyncio.open_connection(*site.host.split(":"))
         query = f"?token={long}" if where == "address" else ""
         credential = f"Authorization: Bearer {long}\r\n" if where == "header" else ""

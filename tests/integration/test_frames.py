@@ -119,7 +119,7 @@ async def test_a_ping_is_answered_with_the_position(serve: Serve, v1: bool) -> N
         assert (await client.ask({"type": "ping"}))["cursor"] == greeting["cursor"]
         await application.emit("alice", 1)
         (event,) = await client.has(1)
-        assert (await client.ask({"type": "ping", "cursor": "whatever"}))["cursor"] == event["cursor"]
+        assert (await client.ask({"type": "ping", "cursor": event["cursor"]}))["cursor"] == event["cursor"]
 
 
 @pytest.mark.parametrize("v1", [False, True])
@@ -156,7 +156,8 @@ async def test_a_malformed_address_is_closed_as_malformed(serve: Serve) -> None:
 
 
 async def test_who_sends_much_and_reads_nothing_is_held_up_alone(serve: Serve) -> None:
-    async with serve() as (site, application), site.client() as flooding, site.client("bob") as bob:
+    limits = Limits(frames_per_second=1_000_000)
+    async with serve(limits=limits) as (site, application), site.client() as flooding, site.client("bob") as bob:
         await bob.greeted()
         for n in range(2_000):
             await flooding.say({"type": "ping", "request_id": str(n)})
@@ -166,6 +167,17 @@ async def test_who_sends_much_and_reads_nothing_is_held_up_alone(serve: Serve) -
         assert [frame["request_id"] for frame in flooding.of_type("pong")] == [str(n) for n in range(2_000)]
 
 
+async def test_who_sends_more_frames_than_allowed_is_told_to_back_off(serve: Serve) -> None:
+    async with serve() as (site, application), site.client() as flooding, site.client("bob") as bob:
+        await bob.greeted()
+        for n in range(300):
+            await flooding.say({"type": "ping", "request_id": str(n)})
+        assert await flooding.closed() == 4429
+        assert flooding.reason == "limit reached"
+        await application.emit("bob", 1)
+        await bob.has(1)
+
+
 async def test_what_a_client_sends_reaches_no_other_client(serve: Serve) -> None:
     async with serve() as (site, _), site.client("alice") as alice, site.client("bob") as bob:
         await bob.greeted()
@@ -173,7 +185,7 @@ async def test_what_a_client_sends_reaches_no_other_client(serve: Serve) -> None
             {"type": "custom", "data": {"x": CANARY}, "user_id": "bob"},
             {"type": "message", "to": "bob", "text": CANARY},
             {"type": "agent_completed", "user_id": "bob", "data": {"result": CANARY}},
-            {"type": "ping", "cursor": CANARY, "user_id": "bob"},
+            {"type": "ping", "cursor": f"{CANARY}.1.m", "user_id": "bob"},
         ]
         for frame in frames:
             await alice.ask(frame)

@@ -200,7 +200,7 @@ async def test_hanging_and_going_on_loses_nothing_and_doubles_nothing(v1: bool) 
 @virtual_time
 async def test_a_client_that_sends_much_and_reads_nothing_is_held_up_and_grows_nothing() -> None:
     """With 64 answers waiting, no further frame is read from it; so what waits for it is bounded."""
-    async with a_manager(limits=Limits(write_timeout=3_600.0)) as manager:
+    async with a_manager(limits=Limits(write_timeout=3_600.0, frames_per_second=1_000.0)) as manager:
         socket = FakeSocket(subprotocol=PROTOCOL)
         tab = await Tab.open(manager, "alice", socket=socket)
         await tab.greeted()
@@ -218,18 +218,40 @@ async def test_a_client_that_sends_much_and_reads_nothing_is_held_up_and_grows_n
 async def test_closing_a_slow_connection_does_not_wait_for_the_rest_of_its_batch() -> None:
     """Each frame takes long but not too long; the close comes after the one that is under way."""
     loop = asyncio.get_running_loop()
-
-    class Slow(FakeSocket):
-        async def send_text(self, data: str) -> None:
-            await asyncio.sleep(1.5)
-            await super().send_text(data)
-
     async with a_manager(limits=Limits(write_timeout=2.0, sweep_interval=0.5)) as manager:
         for n in range(200):
             await manager.get_emitter("alice").emit("custom", {"n": n})
-        tab = await Tab.open(manager, "alice", socket=Slow())
+        tab = await Tab.open(manager, "alice", "tab", socket=Slow())
         await tab.has(2, seconds=10.0)
         began = loop.time()
-        await manager.disconnect_user("alice")
-        assert await tab.ended(seconds=400.0) == 1000
-        assert loop.time() - began <= 4.0
+        await Tab.open(manager, "alice", "tab", cursor="latest")
+        assert await tab.ended(seconds=400.0) == 4409
+        assert loop.time() - began <= Slow.SECONDS + 0.1
+
+
+class Slow(FakeSocket):
+    """Takes each frame, after a while."""
+
+    SECONDS = 1.5
+
+    async def send_text(self, data: str) -> None:
+        await asyncio.sleep(self.SECONDS)
+        await super().send_text(data)
+
+
+@pytest.mark.parametrize("code", [1000, 4410])
+@virtual_time
+async def test_an_order_to_go_reaches_a_slow_connection_within_two_seconds(code: int) -> None:
+    """However much it has not been sent yet. A write that is under way by then is cut, so it may learn no code."""
+    loop = asyncio.get_running_loop()
+    async with a_manager(limits=Limits(batch_events=10)) as manager:
+        for n in range(200):
+            await manager.get_emitter("alice").emit("custom", {"n": n})
+        tab = await Tab.open(manager, "alice", "tab", socket=Slow())
+        await tab.has(2, seconds=10.0)
+        began = loop.time()
+        await (manager.disconnect_user("alice", "tab") if code == 1000 else manager.revoke("alice"))
+        assert await tab.ended(seconds=400.0) in (None, code)
+        assert loop.time() - began <= 2.0 + 0.1
+        assert len(tab.events) < 10
+        assert manager.get_stats()["total_connections"] == 0

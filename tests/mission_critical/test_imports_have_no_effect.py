@@ -28,7 +28,7 @@ from websocket_core.errors import WrongEventLoop
 from websocket_core.metrics import Metrics
 from websocket_core.unified_manager import UnifiedWebSocketManager
 
-NEEDS_AN_EXTRA = {"websocket_core.server"}
+NEEDS_AN_EXTRA = {f"websocket_core.server{part}" for part in ("", "_frames", "_logging", "_requests")}
 """Modules that import an optional package as soon as they are imported."""
 
 MODULES = sorted(

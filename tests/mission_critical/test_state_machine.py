@@ -8,7 +8,9 @@ a model that knows only what was emitted to whom:
 - a connection stands at one place in that list, and moves by what it receives;
 - an event moves it to the next place that it may see, a gap over what is no longer retained or into another life;
 - nothing else moves it;
-- and in the end it stands where there is nothing more to see.
+- an order to go takes a place in the list that nobody sees, ends the connections that it concerns within two seconds,
+  and nothing that comes after it reaches them;
+- and in the end every other one stands where there is nothing more to see.
 
 Whose an event is, is looked up in a ledger of random tokens in the payloads, never in a field that the SDK writes.
 """
@@ -16,6 +18,7 @@ Whose an event is, is looked up in a ledger of random tokens in the payloads, ne
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -36,8 +39,9 @@ from hypothesis.stateful import (
 )
 
 from tests.support import VirtualLoop
-from websocket_core.errors import UnknownConnection
-from websocket_core.identity import LogName, UserId
+from websocket_core.control import CONTROL
+from websocket_core.errors import ConnectionRefused, UnknownConnection
+from websocket_core.identity import LogName, Principal, UserId
 from websocket_core.limits import Limits, Retention
 from websocket_core.log import LogStore, Position
 from websocket_core.logs.memory import MemoryLog
@@ -57,6 +61,8 @@ AT_ONCE = LIMITS.heartbeat / 5
 """Within this time a connection has seen everything that it was woken for."""
 AT_LAST = LIMITS.heartbeat * 3
 """Within this time a connection has seen everything, also if wake-ups were lost."""
+GONE = 2.1
+"""Within this time a connection is gone that was ordered to go."""
 
 PHASES = (Phase.generate,)
 """Add `Phase.shrink`, and run with `--timeout 0`, for the shortest way to a failure; that takes minutes."""
@@ -68,7 +74,7 @@ ANY_TAB = st.sampled_from([(user, tab) for user in USERS for tab in TABS])
 
 @dataclass
 class Told:
-    """One event of the model: what was emitted, and to whom of the user's tabs."""
+    """One event of the model: what was emitted, and to whom of the user's tabs. An order is for a tab that is none."""
 
     event_id: str
     token: str
@@ -122,8 +128,11 @@ class Link:
     oldest: int
     head: int
     resumes: bool
+    principal: Principal
     serving: asyncio.Task[None] | None = None
     may_end: bool = False
+    ever_blocked: bool = False
+    order: Order | None = None
     read: int = 0
     texts: int = 0
     place: tuple[Life, int] | None = None
@@ -132,6 +141,18 @@ class Link:
     @property
     def open(self) -> bool:
         return self.serving is not None and not self.serving.done()
+
+
+@dataclass
+class Order:
+    """That a connection has to go: where it stands in the log, with which code, until when, and whether it is the only
+    reason that the connection has."""
+
+    life: Life
+    place: int
+    code: CloseCode
+    until: float
+    only: bool
 
 
 class DeafLog(SuspendingLog):
@@ -157,6 +178,7 @@ class EverythingThatHappens(RuleBasedStateMachine):
         self.patience = patience
         self.loop = VirtualLoop()
         self.now = 1_000.0
+        self.wall = 1_795_000_000
         random = Random(0)
         store: LogStore = MemoryLog(RETENTION, monotonic=lambda: self.now, entropy=random.randbytes)
         self.log = FailingLog(LOGS[log](store))
@@ -166,7 +188,7 @@ class EverythingThatHappens(RuleBasedStateMachine):
             limits=LIMITS,
             retention=RETENTION,
             metrics=self.metrics,
-            clock=lambda: 1_795_000_000.0,
+            clock=lambda: float(self.wall),
             monotonic=lambda: self.now,
             entropy=random.randbytes,
             rng=random,
@@ -176,6 +198,7 @@ class EverythingThatHappens(RuleBasedStateMachine):
         self.epochs: dict[str, Life] = {}
         self.clients: list[Client] = []
         self.links: list[Link] = []
+        self.revoked: dict[str, list[Principal]] = {user: [] for user in USERS}
         self.sound = True
         self.do(self.manager.__aenter__())
         self.sound = True
@@ -264,12 +287,15 @@ class EverythingThatHappens(RuleBasedStateMachine):
                 link.read += 1
             assert link.open or link.may_end, f"a connection ended by itself with {link.socket.close_code}"
             assert link.socket.close_code != CloseCode.INTERNAL
+            if (order := link.order) is not None:
+                assert not link.open or self.loop.time() <= order.until, "a connection stays that was ordered to go"
+                assert link.open or not order.only or link.socket.close_code == order.code
         assert self.metrics.isolation_violations == 0
         self.sound = True
 
     def follow(self, link: Link, frame: dict[str, Any]) -> None:
         """Move the connection to where this frame puts it."""
-        if link.place is None:
+        if link.read == 0:
             self.greeted(link, frame)
         elif frame["type"] == "gap":
             self.gapped(link, frame)
@@ -288,49 +314,43 @@ class EverythingThatHappens(RuleBasedStateMachine):
         user, given = link.client.user, link.given
         assert frame["type"] == "connected"
         assert (frame["user_id"], frame["connection_id"]) == (user, link.client.tab)
+        if given not in (None, "latest"):
+            assert given == frame["cursor"], "a client stands where its cursor is until it is told a gap"
+            if not frame["resumed"]:
+                link.gap_due = True
+                return
+            assert self.is_true(user, str(given)), "a cursor was honoured that names no place of this user"
         life, place = link.place = self.placed(user, frame["cursor"])
-        oldest = life.oldest(self.now)
         same_life = life is link.life
         if given is None:
             assert not frame["resumed"]
+            oldest = life.oldest(self.now)
             assert not same_life or link.oldest <= place + 1 <= oldest, "it does not start at the oldest event"
         elif given == "latest":
             assert not frame["resumed"]
             assert not same_life or place >= link.head, "it does not start at the end"
-            link.gap_due = not same_life
-        elif frame["resumed"]:
-            assert given == frame["cursor"], "it was resumed elsewhere than at its cursor"
-            assert self.is_true(user, given), "a cursor was honoured that names no place of this user"
-            assert not same_life or place + 1 >= link.oldest, "events after the cursor are gone, and no gap is told"
         else:
-            link.gap_due = True
-            if link.given_was_true and same_life and self.epochs.get(decode_cursor(given).epoch) is life:
-                assert decode_cursor(given).offset + 1 < oldest, "a needless gap: all that follows is retained"
+            assert not same_life or place + 1 >= link.oldest, "events after the cursor are gone, and no gap is told"
 
     def gapped(self, link: Link, frame: dict[str, Any]) -> None:
-        assert link.place is not None
-        before, seen = link.place
-        life, place = link.place = self.placed(link.client.user, frame["cursor"])
+        stood, link.place = link.place, self.placed(link.client.user, frame["cursor"])
+        life, place = link.place
         assert place + 1 <= life.oldest(self.now), "the gap passes over events that are retained"
-        if link.given is not None and link.read == 1 and (life, place) == (before, seen):
+        if link.gap_due:
             self.gapped_at_the_start(link, frame["reason"], life, place)
-        elif life is before:
-            assert not link.gap_due, "the gap is told elsewhere than at the start"
-            assert frame["reason"] == "trimmed"
-            assert place > seen, "a needless gap: all that follows is retained"
         else:
-            assert not link.gap_due, "the gap is told elsewhere than at the start"
-            assert frame["reason"] == "new_epoch"
-            assert life.number > before.number, "a life came back"
+            assert stood is not None
+            before, seen = stood
+            if life is before:
+                assert frame["reason"] == "trimmed"
+                assert place > seen, "a needless gap: all that follows is retained"
+            else:
+                assert frame["reason"] == "new_epoch"
+                assert life.number > before.number, "a life came back"
         link.gap_due = False
 
     def gapped_at_the_start(self, link: Link, reason: str, life: Life, place: int) -> None:
         """The cursor that the client came with was not honoured."""
-        assert link.given is not None
-        if link.given == "latest":  # it was the end when it was asked for, and too old when it was read from
-            assert reason == ("trimmed" if life is link.life else "new_epoch")
-            assert life is not link.life or place > link.head, "a needless gap: all that follows is retained"
-            return
         epoch, offset, _mark = decode_cursor(link.given)
         assert (reason == "new_epoch") == (self.epochs.get(epoch) is not life)
         if link.given_was_true and self.epochs.get(epoch) is life:
@@ -346,6 +366,9 @@ class EverythingThatHappens(RuleBasedStateMachine):
         told = life.told[places[0] - 1]
         assert client.may_see(told), "an event for another tab or of another thread"
         assert places[0] > seen, "an event came twice, or out of order"
+        if (order := link.order) is not None:
+            assert life is not order.life or places[0] < order.place, "an event came after the order to go"
+            assert life is order.life or life.number < order.life.number or order.code != CloseCode.REVOKED
         skipped = [held for held in life.told[seen : places[0] - 1] if client.may_see(held)]
         assert not skipped, f"{len(skipped)} events are missing, and no gap was told"
         assert (frame["id"], frame["cursor"]) == (told.event_id, told.cursor)
@@ -382,7 +405,11 @@ class EverythingThatHappens(RuleBasedStateMachine):
             deadline = self.loop.time() + self.patience
             while True:
                 self.nobody_has_received_anything_but_their_own_in_order_and_once()
-                late = [link for link in self.links if link.open and not link.may_end and not self.has_everything(link)]
+                late = [
+                    link
+                    for link in self.links
+                    if link.open and (link.order is not None or (not link.may_end and not self.has_everything(link)))
+                ]
                 if not late:
                     return
                 assert self.loop.time() < deadline, f"{len(late)} connections wait for events in vain"
@@ -402,7 +429,7 @@ class EverythingThatHappens(RuleBasedStateMachine):
         ever = sum(len(life.told) for life in self.lives[user])
         if again is None:
             return Told(f"e{ever}-{len(self.ledger)}" if ever % 2 else f"e{ever}", token, tab, thread, self.now, "")
-        earlier = [told for life in self.lives[user] for told in life.told][-8:]
+        earlier = [told for life in self.lives[user] for told in life.told if told.token][-8:]
         first = earlier[again % len(earlier)]
         return Told(first.event_id, token, first.tab, first.thread, self.now, "")
 
@@ -456,7 +483,7 @@ class EverythingThatHappens(RuleBasedStateMachine):
 
     @rule(user=st.sampled_from(USERS), which=ANY)
     def emit_again_with_the_same_id(self, user: str, which: int) -> None:
-        if any(life.told for life in self.lives[user]):
+        if any(told.token for life in self.lives[user] for told in life.told):
             self.do(self.emit(user, self.new_event(user, again=which)))
 
     @rule(user=st.sampled_from(USERS), failures=st.integers(1, 4), reply_lost=st.booleans())
@@ -482,16 +509,21 @@ class EverythingThatHappens(RuleBasedStateMachine):
 
     # -- connecting
 
+    def principal(self, user: str, tab: str) -> Principal:
+        """Who logged in after everything that was revoked until now. The tabs of one name share a token."""
+        return Principal(user, token_id=f"token of {tab} at {self.wall}", claims={"iat": self.wall})
+
     async def connect(self, client: Client, cursor: str | None, *, v1: bool, resumes: bool = False) -> None:
         life = self.life(client.user)
         true = cursor not in (None, "latest") and self.is_true(client.user, str(cursor))
         socket = FakeSocket(subprotocol=PROTOCOL if v1 else None)
         place = life.oldest(self.now), len(life.told)
-        link = Link(client, socket, cursor, true, life, *place, resumes=resumes)
+        principal = self.principal(client.user, client.tab)
+        link = Link(client, socket, cursor, true, life, *place, resumes=resumes, principal=principal)
         for other in self.links:
             other.may_end |= (other.client.user, other.client.tab) == (client.user, client.tab)
         connection = await self.manager.connect_user(
-            socket, client.user, client.tab, cursor=cursor, only_thread=client.thread
+            socket, client.user, client.tab, principal=principal, cursor=cursor, only_thread=client.thread
         )
         link.serving = self.loop.create_task(connection.serve())
         self.links.append(link)
@@ -561,6 +593,8 @@ class EverythingThatHappens(RuleBasedStateMachine):
 
     def cut(self, link: Link) -> None:
         link.may_end = True
+        if link.order is not None:
+            link.order.only = False
         link.socket.client_leaves()
 
     @precondition(lambda self: self.links)
@@ -570,8 +604,11 @@ class EverythingThatHappens(RuleBasedStateMachine):
 
     def set_blocked(self, link: Link, blocked: bool) -> None:
         if blocked:
-            link.may_end = True  # whoever takes nothing for too long is given up
+            link.may_end = link.ever_blocked = True  # whoever takes nothing for too long is given up
             link.socket.block()
+            if link.order is not None:
+                link.order.only = False
+                link.order.until += LIMITS.sweep_interval
         else:
             link.socket.unblock()
 
@@ -582,9 +619,74 @@ class EverythingThatHappens(RuleBasedStateMachine):
 
     @rule(user=st.sampled_from(USERS), tab=st.sampled_from((None, *TABS)))
     def disconnect(self, user: str, tab: str | None) -> None:
-        for link in self.links:
-            link.may_end |= link.client.user == user and tab in (None, link.client.tab)
-        self.do(self.manager.disconnect_user(user, tab))
+        concerned = [link for link in self.links if link.client.user == user and tab in (None, link.client.tab)]
+        self.do(self.order(user, self.manager.disconnect_user(user, tab), concerned, CloseCode.DISCONNECTED))
+
+    @precondition(lambda self: self.links)
+    @rule(which=ANY, everything=st.booleans())
+    def revoke(self, which: int, everything: bool) -> None:
+        """All that the user of a connection has, or only the token that it came with."""
+        chosen = self.links[-1 - which % len(self.links)].principal
+        concerned = [
+            link
+            for link in self.links
+            if link.principal.user_id == chosen.user_id and (everything or link.principal.token_id == chosen.token_id)
+        ]
+        self.revoked[chosen.user_id] += [link.principal for link in concerned]
+        revoking = self.manager.revoke(chosen.user_id, None if everything else chosen.token_id)
+        self.do(self.order(chosen.user_id, revoking, concerned, CloseCode.REVOKED))
+        self.wall += 1
+
+    async def order(self, user: str, giving: Coroutine[Any, Any, None], concerned: list[Link], code: CloseCode) -> None:
+        """Give an order; it takes the next place of the user's list."""
+        self.nobody_has_received_anything_but_their_own_in_order_and_once()
+        place = len(self.life(user).told) + 1
+        for link in concerned:
+            if link.order is None:
+                until = self.loop.time() + GONE + LIMITS.sweep_interval * link.ever_blocked
+                link.order = Order(self.life(user), place, code, until, only=not link.may_end)
+            link.may_end = True
+        await giving
+        head = await self.manager.head(user)
+        assert head.offset == place, "an order takes one place"
+        self.tell(Told(head.mark, "", CONTROL, None, self.now, ""), user, head)
+
+    @rule(user=st.sampled_from(USERS), which=ANY, v1=st.booleans())
+    def connect_with_what_was_revoked(self, user: str, which: int, v1: bool) -> None:
+        if revoked := self.revoked[user]:
+            self.do(self.is_refused(revoked[-1 - which % len(revoked)], v1=v1))
+
+    async def is_refused(self, principal: Principal, *, v1: bool) -> None:
+        socket = FakeSocket(subprotocol=PROTOCOL if v1 else None)
+        with pytest.raises(ConnectionRefused):
+            await self.manager.connect_user(socket, principal.user_id, "revoked", principal=principal)
+        assert (socket.close_code, socket.frames) == (CloseCode.REVOKED, [])
+
+    @rule(tab=ANY_TAB, cursor=st.sampled_from([None, "latest"]), v1=st.booleans(), turns=st.integers(0, 9))
+    def revoke_while_connecting(self, tab: tuple[str, str], cursor: str | None, v1: bool, turns: int) -> None:
+        """With the credential that is revoked: it is refused, or ended by the order."""
+        client = Client(*tab, None)
+        concerned = [link for link in self.links if link.client.user == client.user]
+        self.revoked[client.user] += [self.principal(*tab), *[link.principal for link in concerned]]
+        place = len(self.life(client.user).told) + 1
+
+        async def connect() -> None:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            with contextlib.suppress(ConnectionRefused):
+                await self.connect(client, cursor, v1=v1)
+
+        async def both() -> None:
+            known = len(self.links)
+            revoking = self.order(client.user, self.manager.revoke(client.user), concerned, CloseCode.REVOKED)
+            await asyncio.gather(revoking, connect())
+            for link in self.links[known:]:
+                until = self.loop.time() + max(GONE, self.patience)
+                link.order = Order(self.life(client.user), place, CloseCode.REVOKED, until, only=False)
+                link.may_end = True
+
+        self.do(both())
+        self.wall += 1
 
     # -- what happens to the log and to time
 

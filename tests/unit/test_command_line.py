@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import jwt
@@ -9,6 +10,7 @@ import pytest
 
 from websocket_core.__main__ import _Tail, main
 from websocket_core.auth import AuthRequest, JWTAuthenticator
+from websocket_core.server_bounds import ServerBounds
 
 KEY = "a secret of at least thirty-two bytes"
 NOW = 1_795_000_000.5
@@ -93,6 +95,7 @@ def test_the_arguments_of_serve_reach_the_server(monkeypatch: pytest.MonkeyPatch
     main(("serve", "m:a"))
     app, options = given.pop()
     assert callable(options.pop("announce"))
+    assert options.pop("bounds") == ServerBounds()
     assert (app, options) == (
         "m:a",
         {
@@ -105,13 +108,47 @@ def test_the_arguments_of_serve_reach_the_server(monkeypatch: pytest.MonkeyPatch
             "ws_ping_timeout": 20.0,
             "forwarded_allow_ips": None,
             "log_level": "warning",
+            "log_format": "text",
         },
     )
     flags = "--host 0.0.0.0 --port 9 --uds /s --factory --drain 5 --ping-interval 3 --ping-timeout 0 --log-level error"
-    main(("serve", "m:a", *flags.split(), "--forwarded-allow-ips", "*"))
+    more = "--handshake-timeout 2.5 --log-format json --forwarded-allow-ips"
+    main(("serve", "m:a", *flags.split(), *more.split(), "*"))
     _, options = given.pop()
     del options["announce"]
-    assert list(options.values()) == ["0.0.0.0", 9, "/s", True, 5.0, 3.0, None, "*", "error"]
+    assert options.pop("bounds") == ServerBounds(handshake_timeout=2.5)
+    assert list(options.values()) == ["0.0.0.0", 9, "/s", True, 5.0, 3.0, None, "*", "error", "json"]
+
+
+@pytest.mark.parametrize("hops", ["*", "127.0.0.1", "127.0.0.1,10.0.0.0/8, ::1 , 2001:db8::/32"])
+def test_trusted_proxies_are_addresses_and_networks(hops: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr("websocket_core.server.run", lambda app, **options: given.append(options))
+    main(("serve", "m:a", "--forwarded-allow-ips", hops))
+    assert given[0]["forwarded_allow_ips"] == hops
+
+
+@pytest.mark.parametrize("hops", ["", "proxy", "127.0.0.1,", "127.0.0.1/8", "127.0.0.256", "127.0.0.1 10.0.0.1", "**"])
+def test_a_trusted_proxy_that_is_no_address_is_refused_and_not_taken_for_a_name(
+    hops: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, said = refused(capsys, "serve", "m:a", "--forwarded-allow-ips", hops)
+    assert code == 2
+    assert "--forwarded-allow-ips" in said
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_what_serve_says_first_is_in_the_format_of_the_log(
+    log_format: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("websocket_core.server.run", lambda app, **options: options["announce"]("http://h:1"))
+    main(("serve", "m:a", "--log-format", log_format))
+    said = capsys.readouterr()
+    line = (said.out + said.err).strip()
+    if log_format == "text":
+        assert line == "Serving m:a on http://h:1"
+    else:
+        assert "Serving m:a on http://h:1" in json.loads(line).values()
 
 
 @pytest.mark.parametrize("text", ["-1", "nan", "inf", "x"])

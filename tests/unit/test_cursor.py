@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from websocket_core.cursor import Gap, LogCursor
+from websocket_core.control import CONTROL, Order, control_event
+from websocket_core.cursor import Ended, Gap, LogCursor
 from websocket_core.errors import IsolationViolation
 from websocket_core.events import Event
 from websocket_core.identity import Grant, LogName, Principal
@@ -172,6 +175,194 @@ def test_every_entry_follows_its_predecessor_or_a_gap(chain: list[tuple[str, int
         if isinstance(step, Gap):
             here = step.start
         else:
+            assert isinstance(step, Entry)
             assert (step.epoch, step.offset, step.prev) == (here.epoch, here.offset + 1, here.mark)
             here = step.position
     assert cursor.position == here
+
+
+# -- control entries
+
+
+def an_order(offset: int, order: Order | None = None, *, log: LogName = ALICE, epoch: str = "e") -> Entry:
+    event = control_event(order or Order(4410), f"m{offset}")
+    return an_entry(offset, log=log, epoch=epoch)._replace(event=event)
+
+
+def a_settled_cursor(settled: Position | None, position: Position | None = None, tab: str = "tab") -> LogCursor:
+    """One of a connection `tab` with the token `t1`, whose deny-list was consulted when the log ended there."""
+    cursor = LogCursor(
+        Grant.own(Principal("alice")),
+        connection_id=tab,
+        position=position,
+        concerns=lambda order: order.concerns(tab, "t1"),
+    )
+    cursor.settled = settled
+    return cursor
+
+
+def test_an_order_ends_everything_that_comes_later() -> None:
+    cursor = a_settled_cursor(START, START)
+    entries = [an_entry(1), an_order(2), an_entry(3), an_order(4, Order(1000)), an_entry(5)]
+    assert cursor.advance(Batch(START, entries, True)) == [an_entry(1), Ended(4410)]
+    assert cursor.position == at(2), "it stands at the order"
+
+
+def test_nothing_of_a_batch_is_read_beyond_an_order() -> None:
+    """Not even to find fault with it: a break in the chain behind the order is no gap for who is gone."""
+    cursor = a_settled_cursor(START, START)
+    assert cursor.advance(Batch(START, [an_order(1), an_entry(7, epoch="f")], False)) == [Ended(4410)]
+
+
+def test_an_order_among_what_a_gap_leaves_comes_behind_the_gap() -> None:
+    cursor = a_settled_cursor(at(2), at(2))
+    steps = cursor.advance(Batch(at(5), [an_entry(6), an_order(7)], False, GapReason.TRIMMED))
+    assert steps == [Gap(GapReason.TRIMMED, at(5)), an_entry(6), Ended(4410)]
+
+
+@pytest.mark.parametrize(
+    ("order", "ends"),
+    [
+        (Order(4410), True),
+        (Order(1000, "tab"), True),
+        (Order(1000, "other"), False),
+        (Order(1000, "Tab"), False),
+        (Order(4410, None, "t1"), True),
+        (Order(4410, None, "t2"), False),
+        (Order(4410, "tab", "t2"), False),
+    ],
+)
+def test_an_order_ends_whom_it_concerns_and_is_shown_to_nobody(order: Order, ends: bool) -> None:
+    cursor = a_settled_cursor(START, START)
+    steps = cursor.advance(Batch(START, [an_order(1, order), an_entry(2)], False))
+    assert steps == ([Ended(order.code)] if ends else [an_entry(2)])
+    assert cursor.position == (at(1) if ends else at(2))
+
+
+@pytest.mark.parametrize("thread_id", [None, "t1"])
+def test_a_connection_for_one_thread_is_ended_like_any_other(thread_id: str | None) -> None:
+    cursor = a_cursor(START, thread_id=thread_id)
+    assert cursor.advance(Batch(START, [an_order(1), an_entry(2, thread_id="t1")], False)) == [Ended(4410)]
+
+
+def test_a_control_entry_of_an_unknown_kind_is_stepped_over() -> None:
+    cursor = a_settled_cursor(START, START)
+    unknown = an_entry(1, connection_id=CONTROL)
+    assert cursor.advance(Batch(START, [unknown, an_entry(2)], False)) == [an_entry(2)]
+
+
+def test_orders_up_to_the_settled_head_are_stepped_over_and_the_next_is_obeyed() -> None:
+    """Who comes back with an old cursor after a revocation, and was let in, is not ended by it again."""
+    cursor = a_settled_cursor(at(3), START)
+    entries = [an_order(1), an_order(2, Order(1000)), an_order(3)]
+    assert cursor.advance(Batch(START, entries, True)) == []
+    assert cursor.position == at(3)
+    assert cursor.advance(Batch(at(3), [an_order(4)], False)) == [Ended(4410)]
+
+
+def test_a_settled_head_of_another_life_settles_nothing_of_this_one() -> None:
+    cursor = a_settled_cursor(at(9, "f"), START)
+    assert cursor.advance(Batch(START, [an_order(1)], False)) == [Ended(4410)]
+
+
+def test_without_a_settled_head_every_order_counts() -> None:
+    assert a_settled_cursor(None, START).advance(Batch(START, [an_order(1)], False)) == [Ended(4410)]
+
+
+def test_a_single_order_is_judged_as_one_that_was_read() -> None:
+    cursor = a_settled_cursor(at(3), at(3))
+    assert cursor.ordered(an_order(3)) is None
+    assert cursor.ordered(an_order(4)) == Ended(4410)
+    assert cursor.ordered(an_order(2, epoch="f")) == Ended(4410)
+    assert cursor.ordered(an_order(4, Order(1000, "other"))) is None
+    assert cursor.ordered(an_entry(4, connection_id=CONTROL)) is None
+    assert cursor.position == at(3), "and moves nothing"
+
+
+@pytest.mark.parametrize(
+    ("last", "settled"),
+    [
+        (None, START),
+        (an_order(3), at(3)),
+        (an_order(9), at(9)),
+        (an_order(12), at(9)),
+        (an_order(3, epoch="f"), at(9)),
+    ],
+)
+def test_a_deny_list_that_was_consulted_again_settles_no_more_than_the_orders_that_stood_there(
+    last: Entry | None, settled: Position
+) -> None:
+    """Less than before if the store went back in time. Never more: there may be orders in between, not yet read."""
+    cursor = a_settled_cursor(at(9), at(5))
+    cursor.settle(last)
+    assert cursor.settled is not None
+    assert cursor.settled[:2] == settled[:2]
+
+
+def test_what_was_settled_of_an_earlier_life_stays_so_in_the_next() -> None:
+    cursor = a_settled_cursor(at(9), at(2, "f"))
+    for last in (None, an_order(1, epoch="f")):
+        cursor.settle(last)
+        assert cursor.settled == at(9)
+    cursor = a_settled_cursor(None, at(2))
+    cursor.settle(an_order(1))
+    assert cursor.settled is None
+
+
+@pytest.mark.parametrize("log", [LogName("user", "bob"), LogName("topic", "alice"), LogName("user", "Alice")])
+def test_an_order_of_another_log_is_a_violation_and_ends_nobody_for_a_reason_of_others(log: LogName) -> None:
+    """Also one that is settled, concerns another connection, or stands behind an order of this log's own."""
+    cursor = a_settled_cursor(at(3), START)
+    for order in (an_order(1, log=log), an_order(9, log=log), an_order(9, Order(1000, "other"), log=log)):
+        with pytest.raises(IsolationViolation):
+            cursor.ordered(order)
+    with pytest.raises(IsolationViolation):
+        cursor.advance(Batch(START, [an_order(1, log=log)], False))
+    assert cursor.position == START
+
+
+@pytest.mark.parametrize(
+    ("start", "passes"),
+    [(START, False), (at(2), False), (at(3), False), (at(4), True), (Position("f", 0, ""), True), (at(2, "f"), True)],
+)
+def test_reading_on_from_behind_the_settled_head_or_in_another_life_may_pass_over_orders(
+    start: Position, passes: bool
+) -> None:
+    assert a_settled_cursor(at(3)).passes_over(start) is passes
+    assert not a_settled_cursor(None).passes_over(start)
+
+
+@settings(deadline=None)
+@given(
+    kinds=st.lists(st.sampled_from(["event", "all", "tab", "other", "t1", "t2"]), min_size=1, max_size=12),
+    settled=st.integers(0, 12),
+    cuts=st.sets(st.integers(1, 11)),
+)
+def test_however_a_log_is_read_an_order_is_obeyed_where_it_stands(
+    kinds: list[str], settled: int, cuts: set[int]
+) -> None:
+    """Every event before the first order that concerns the connection, and nothing after it, in batches of any size."""
+    orders = {
+        "all": Order(1),
+        "tab": Order(1, "tab"),
+        "other": Order(1, "x"),
+        "t1": Order(1, None, "t1"),
+        "t2": Order(1, None, "t2"),
+    }
+    entries = [an_order(n, orders[kind]) if kind in orders else an_entry(n) for n, kind in enumerate(kinds, 1)]
+    expected: list[int] = []
+    for offset, kind in enumerate(kinds, 1):
+        if kind in ("all", "tab", "t1") and offset > settled:
+            expected.append(-1)
+            break
+        if kind == "event":
+            expected.append(offset)
+    cursor = a_settled_cursor(at(settled), START)
+    steps: list[int] = []
+    for first, last in itertools.pairwise([0, *sorted(cut for cut in cuts if cut < len(entries)), len(entries)]):
+        for step in cursor.advance(Batch(at(first), entries[first:last], last < len(entries))):
+            assert not isinstance(step, Gap)
+            steps.append(-1 if isinstance(step, Ended) else step.offset)
+        if -1 in steps:
+            break
+    assert steps == expected

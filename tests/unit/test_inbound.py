@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from websocket_core.errors import AuthenticationFailed, FrameRefused
+from tests.support import virtual_time
+from websocket_core.errors import AuthenticationFailed, AuthenticationUnavailable, FrameRefused, LogUnavailable
 from websocket_core.identity import Principal, UserId
 from websocket_core.inbound import (
     MALFORMED_FRAMES,
@@ -27,6 +28,7 @@ from websocket_core.inbound import (
     receive_frame,
 )
 from websocket_core.limits import Limits
+from websocket_core.log import Position
 from websocket_core.wire import ERROR_CODES, PLAIN, PROTOCOL, CloseCode, control_frame
 
 
@@ -36,19 +38,43 @@ class FakePeer:
     def __init__(self, user_id: str = "alice") -> None:
         self.user_id = UserId(user_id)
         self.connection_id = "tab"
+        self.principal = Principal(user_id)
         self.cursor: str | None = "e.7.m"
         self.sent: list[dict[str, Any]] = []
         self.closed: list[CloseCode] = []
         self.renewed: list[Principal] = []
+        self.claimed: list[Position] = []
+        self.did: list[str] = []
+        self.may_be_here = True
+        self.reachable = True
 
     def send_control(self, frame_type: str, /, **fields: object) -> None:
         self.sent.append(json.loads(control_frame(frame_type, **fields)))
+        self.did.append(frame_type)
 
     def close(self, code: CloseCode) -> None:
         self.closed.append(code)
+        self.did.append("close")
+
+    async def heard(self) -> None:
+        self.did.append("heard")
+
+    async def wait_closed(self) -> None:
+        self.did.append("wait_closed")
+
+    def compare(self, claimed: Position) -> None:
+        self.claimed.append(claimed)
+
+    async def permitted(self) -> bool:
+        """By the deny-list, of whatever principal the connection has now."""
+        self.did.append("permitted")
+        if not self.reachable:
+            raise LogUnavailable("told to be away")
+        return self.may_be_here
 
     def renew(self, principal: Principal) -> float | None:
         self.renewed.append(principal)
+        self.did.append("renew")
         return None if principal.expires_at is None else principal.expires_at - 1_000.0
 
 
@@ -60,7 +86,7 @@ async def answers(
 ) -> list[dict[str, Any]]:
     """What a connection answers to these frames."""
     peer = peer or FakePeer()
-    inbound = Inbound(handlers or {}, depth=100)
+    inbound = Inbound(handlers or {}, Limits())
     for frame in frames:
         await inbound.answer(peer, frame if isinstance(frame, str) else json.dumps(frame), authenticate)
     return peer.sent
@@ -161,12 +187,85 @@ def test_the_protocol_is_that_of_the_subprotocol_which_was_accepted(subprotocol:
     assert protocol_of(object()) == PLAIN
 
 
+# -- reading one frame after the other
+
+
+async def a_reading(*texts: object, limits: Limits | None = None) -> FakePeer:
+    """A connection whose client sends these and goes."""
+    peer = FakePeer()
+    await Inbound({}, limits or Limits()).read(peer, TextSocket(*texts, OSError()), None)
+    return peer
+
+
+PING = '{"type":"ping"}'
+
+
+async def test_each_frame_is_a_sign_of_life_before_it_is_answered() -> None:
+    """Also one that is malformed; and there must be room for the answer first."""
+    peer = await a_reading(PING, "x", '{"type":"pong"}')
+    assert peer.did == ["heard", "pong", "heard", "error", "heard"]
+
+
+@pytest.mark.parametrize(("frame", "code"), [(b"x", CloseCode.NOT_TEXT), ("x" * 65_537, CloseCode.TOO_BIG)])
+async def test_after_a_frame_that_is_none_nothing_more_is_read(frame: object, code: CloseCode) -> None:
+    """Nor is the endpoint left before the client was told why."""
+    peer = await a_reading(PING, frame, PING)
+    assert peer.closed == [code]
+    assert peer.did == ["heard", "pong", "close", "wait_closed"]
+
+
+@virtual_time
+async def test_more_frames_than_the_rate_allows_end_in_4429() -> None:
+    """Four seconds' worth at once; the one too many is answered by the close alone."""
+    peer = await a_reading(*[PING] * 60, limits=Limits(frames_per_second=5.0))
+    assert peer.closed == [CloseCode.LIMIT]
+    assert len(peer.sent) == 20
+    assert peer.did[-2:] == ["close", "wait_closed"]
+
+
+@virtual_time
+async def test_more_bytes_than_the_rate_allows_end_in_4429() -> None:
+    frame = json.dumps({"type": "pong", "pad": "x" * 973})
+    assert len(frame) == 1_000
+    peer = await a_reading(*[frame] * 60, limits=Limits(bytes_per_second=2_000.0))
+    assert (peer.closed, peer.did.count("heard")) == ([CloseCode.LIMIT], 8)
+
+
+@virtual_time
+async def test_malformed_frames_count_against_the_rates_too() -> None:
+    peer = await a_reading(*["x", "y", PING] * 20, limits=Limits(frames_per_second=5.0))
+    assert (peer.closed, len(peer.sent)) == ([CloseCode.LIMIT], 20)
+
+
+@virtual_time
+async def test_a_client_within_the_rates_may_send_for_ever() -> None:
+    """As fast as they allow for long, after as much at once as they allow."""
+
+    class Paced(TextSocket):
+        async def receive_text(self) -> Any:
+            if len(self.texts) <= 1_000:
+                await asyncio.sleep(0.2)
+            return await super().receive_text()
+
+    peer = FakePeer()
+    socket = Paced(*[PING] * 1_019, OSError())
+    await Inbound({}, Limits(frames_per_second=5.0)).read(peer, socket, None)
+    assert (peer.closed, len(peer.sent)) == ([], 1_019)
+
+
+@pytest.mark.parametrize("text", ["é" * 500, "x" * 1_000])
+@virtual_time
+async def test_the_rate_of_bytes_is_one_of_bytes_and_not_of_characters(text: str) -> None:
+    peer = await a_reading(*[text] * 9, limits=Limits(bytes_per_second=1_000.0))
+    assert (peer.closed, peer.did.count("heard")) == ([CloseCode.LIMIT], 4)
+
+
 # -- ping and pong
 
 
 async def test_a_ping_is_answered_with_the_place_of_the_connection() -> None:
     assert await answers({"type": "ping"}) == [{"type": "pong", "cursor": "e.7.m"}]
-    assert await answers({"type": "ping", "cursor": "x", "request_id": "r"}) == [
+    assert await answers({"type": "ping", "cursor": "e.9.m", "request_id": "r"}) == [
         {"type": "pong", "cursor": "e.7.m", "request_id": "r"}
     ]
 
@@ -178,7 +277,42 @@ async def test_a_ping_before_the_first_read_is_answered_without_a_place() -> Non
 
 
 async def test_a_pong_needs_no_answer() -> None:
-    assert await answers({"type": "pong"}, {"type": "pong", "cursor": 5, "more": [1]}) == []
+    assert await answers({"type": "pong"}, {"type": "pong", "cursor": "e.7.m", "more": [1]}) == []
+
+
+@pytest.mark.parametrize("kind", ["ping", "pong"])
+async def test_where_a_client_says_it_stands_is_compared(kind: str) -> None:
+    peer = FakePeer()
+    await answers(
+        {"type": kind, "cursor": "e.7.m"}, {"type": kind}, {"type": kind, "cursor": None}, {"type": kind}, peer=peer
+    )
+    assert peer.claimed == [Position("e", 7, "m")]
+
+
+@pytest.mark.parametrize("kind", ["ping", "pong"])
+@pytest.mark.parametrize(
+    "cursor", ["", "x", "latest", "e.7", "e.-1.m", "e.7.", "e.0.m", "e.9007199254740992.m", 5, 1.5, True, ["e.7.m"], {}]
+)
+async def test_a_malformed_cursor_in_a_ping_or_pong_is_a_malformed_frame(kind: str, cursor: object) -> None:
+    """It is answered without being quoted, compared with nothing, and the tenth in a row closes the socket."""
+    peer = FakePeer()
+    frame = {"type": kind, "cursor": cursor, "request_id": "r"}
+    assert await answers(frame, peer=peer) == [
+        {"type": "error", "code": "malformed", "message": "this is not a cursor"}
+    ]
+    await answers(*[frame] * 9, peer=peer)
+    assert peer.closed == []
+    await answers(*[frame] * 10, peer=peer)
+    assert (peer.closed, peer.claimed) == ([CloseCode.MALFORMED], [])
+
+
+async def test_the_cursor_of_another_frame_is_the_handlers_own_affair() -> None:
+    async def take(_peer: Peer, frame: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"cursor": frame["cursor"]}
+
+    peer = FakePeer()
+    sent = await answers({"type": "x", "cursor": "not one"}, peer=peer, handlers={"x": take})
+    assert (sent, peer.claimed) == ([{"type": "ack", "result": {"cursor": "not one"}}], [])
 
 
 # -- refusals
@@ -341,6 +475,89 @@ async def test_a_newer_token_of_the_same_user_renews_the_principal() -> None:
     ]
     assert [principal.expires_at for principal in peer.renewed] == [1_060.0, None]
     assert peer.closed == []
+    assert peer.did == ["renew", "permitted", "ack"] * 2, "an order that comes while it is asked finds the new token"
+
+
+async def test_a_newer_token_that_is_denied_closes_the_socket_and_is_not_acknowledged() -> None:
+    peer = FakePeer()
+    peer.may_be_here = False
+    (error,) = await answers({"type": "auth", "token": "t", "request_id": "r"}, peer=peer, authenticate=_authenticate)
+    assert (error["type"], error["code"], error["request_id"]) == ("error", "unauthenticated", "r")
+    assert peer.closed == [CloseCode.REVOKED]
+
+
+async def test_a_deny_list_that_cannot_be_asked_acknowledges_no_token_and_keeps_nobody() -> None:
+    """The connection has the new token already, and orders about the old one may have been passed over."""
+    peer = FakePeer()
+    peer.reachable = False
+    (error,) = await answers({"type": "auth", "token": "t"}, peer=peer, authenticate=_authenticate)
+    assert (error["type"], error["code"], peer.closed) == ("error", "unavailable", [CloseCode.OVERLOADED])
+    assert "told to be away" not in error["message"]
+
+
+@pytest.mark.parametrize(
+    "error", [AuthenticationUnavailable("keys.internal is away"), LogUnavailable("redis.internal")]
+)
+async def test_a_token_that_cannot_be_judged_now_is_told_as_that_and_the_old_one_holds(error: Exception) -> None:
+    async def authenticate(_token: str) -> Principal:
+        raise error
+
+    peer = FakePeer()
+    (refusal,) = await answers({"type": "auth", "token": "t"}, peer=peer, authenticate=authenticate)
+    assert (refusal["code"], peer.renewed, peer.closed) == ("unavailable", [], [])
+    assert "internal" not in refusal["message"]
+
+
+class _WithTickets:
+    """An authenticator that takes tickets too."""
+
+    async def __call__(self, token: str) -> Principal:
+        return await _authenticate(token)
+
+    async def by_ticket(self, ticket: str) -> Principal:
+        if ticket == "spent":
+            raise AuthenticationFailed("the ticket s3cret-ticket was not accepted")
+        return Principal("mallory" if ticket == "mallory's" else "alice", 1_030.0)
+
+
+async def test_a_ticket_renews_the_principal_as_a_token_does() -> None:
+    peer = FakePeer()
+    sent = await answers(
+        {"type": "auth", "ticket": "fresh", "request_id": "r"},
+        {"type": "auth", "token": "minute"},
+        {"type": "auth", "ticket": "spent"},
+        peer=peer,
+        authenticate=_WithTickets(),
+    )
+    assert sent[:2] == [
+        {"type": "ack", "request_id": "r", "result": {"expires_in": 30.0}},
+        {"type": "ack", "result": {"expires_in": 60.0}},
+    ]
+    assert sent[2]["code"] == "unauthenticated"
+    assert "s3cret" not in json.dumps(sent)
+    assert ([principal.expires_at for principal in peer.renewed], peer.closed) == ([1_030.0, 1_060.0], [])
+
+
+async def test_a_ticket_of_another_user_closes_the_socket_and_renews_nothing() -> None:
+    peer = FakePeer()
+    (error,) = await answers({"type": "auth", "ticket": "mallory's"}, peer=peer, authenticate=_WithTickets())
+    assert (error["code"], peer.closed, peer.renewed) == ("forbidden", [CloseCode.NOT_ALLOWED], [])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"ticket": 5}, {"ticket": None}, {"ticket": ["t"]}, {"ticket": "t", "token": "t"}, {"ticket": "t", "token": 5}],
+)
+async def test_auth_carries_a_token_or_a_ticket_and_not_both(fields: Mapping[str, Any]) -> None:
+    peer = FakePeer()
+    (error,) = await answers({"type": "auth", **fields}, peer=peer, authenticate=_WithTickets())
+    assert (error["code"], peer.renewed, peer.closed) == ("invalid", [], [])
+
+
+async def test_where_no_tickets_are_taken_a_ticket_is_invalid_and_never_a_token() -> None:
+    peer = FakePeer()
+    (error,) = await answers({"type": "auth", "ticket": "t"}, peer=peer, authenticate=_authenticate)
+    assert (error["code"], peer.renewed) == ("invalid", [])
 
 
 async def test_a_token_of_another_user_closes_the_socket_and_renews_nothing() -> None:
@@ -395,6 +612,8 @@ FRAMES = st.fixed_dictionaries(
         "type": st.sampled_from(["ping", "pong", "auth", "x", "fail", "cancel"]) | VALUES,
         "request_id": VALUES,
         "token": st.sampled_from(["wrong", "broken", "mallory", "t"]) | VALUES,
+        "ticket": st.sampled_from(["spent", "mallory's", "t"]) | VALUES,
+        "cursor": st.sampled_from(["e.7.m", "e.0.", "latest"]) | VALUES,
     },
 ).map(json.dumps)
 
@@ -410,7 +629,7 @@ def test_nothing_that_a_client_sends_raises_and_every_error_code_is_known(frames
 
     logging.getLogger("websocket_core.inbound").disabled = True
     try:
-        sent = asyncio.run(answers(*frames, handlers={"x": echo, "fail": fail}, authenticate=_authenticate))
+        sent = asyncio.run(answers(*frames, handlers={"x": echo, "fail": fail}, authenticate=_WithTickets()))
     finally:
         logging.getLogger("websocket_core.inbound").disabled = False
     for frame in sent:

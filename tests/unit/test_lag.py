@@ -14,6 +14,7 @@ from websocket_core.auth import DevelopmentAuthenticator
 from websocket_core.lag import LATE, WARNING_INTERVAL, LoopLag
 from websocket_core.limits import Limits
 from websocket_core.metrics import Metrics
+from websocket_core.transports.entrance import Entrance
 from websocket_core.transports.websocket import WebSocketEndpoint
 from websocket_core.wire import PROTOCOL
 
@@ -143,7 +144,7 @@ class Handshake:
 async def test_the_time_of_a_stall_counts_against_no_first_frame() -> None:
     async with a_manager(limits=Limits(auth_timeout=5.0)) as manager:
         authenticate = DevelopmentAuthenticator(i_know_that_anybody_can_be_anybody=True)
-        endpoint = WebSocketEndpoint(manager, authenticate=authenticate)
+        endpoint = WebSocketEndpoint(manager, Entrance(manager, authenticate=authenticate))
         slow, silent = Handshake(), Handshake()
         serving = [
             asyncio.create_task(endpoint(client.scope, client.incoming.get, client.send)) for client in (slow, silent)

@@ -39,18 +39,18 @@ def test_a_count_is_no_fraction(cls: type[Any], name: str) -> None:
 
 
 @pytest.mark.parametrize(("cls", "name"), FLOATS)
-def test_a_duration_may_be_a_whole_number_or_a_fraction(cls: type[Any], name: str) -> None:
+def test_a_duration_or_a_rate_may_be_a_whole_number_or_a_fraction(cls: type[Any], name: str) -> None:
     assert getattr(cls(**{name: 3}), name) == 3
     assert getattr(cls(**{name: 0.001}), name) == 0.001
 
 
-def test_durations_are_seconds_as_fractions_and_the_rest_are_whole_numbers() -> None:
+def test_durations_and_rates_are_fractions_and_the_rest_are_whole_numbers() -> None:
     """So that a size or a count cannot be given as a fraction by a wrong annotation."""
-    durations = {name for _, name in FLOATS}
-    assert durations == {
+    durations = {
         "heartbeat", "heartbeat_timeout", "write_timeout", "auth_timeout", "expiry_grace", "sweep_interval",
-        "shutdown_timeout", "burst_window", "age", "seconds", "initial", "maximum",
+        "shutdown_timeout", "snapshot_timeout", "burst_window", "busy_window", "age", "seconds", "initial", "maximum",
     }  # fmt: skip
+    assert {name for _, name in FLOATS} == durations | {"frames_per_second", "bytes_per_second"}
 
 
 @given(st.floats(min_value=1e-6, max_value=1e9), st.integers(min_value=1, max_value=10**12))

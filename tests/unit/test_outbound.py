@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support import turns, virtual_time
-from websocket_core.cursor import Gap
+from websocket_core.cursor import Ended, Gap, Step
 from websocket_core.errors import IsolationViolation
 from websocket_core.events import Event
 from websocket_core.identity import LogName
 from websocket_core.log import Entry, GapReason, Position
 from websocket_core.metrics import Metrics
-from websocket_core.outbound import CURSOR_BYTES, Expired, Outbound, SocketLost
+from websocket_core.outbound import CURSOR_BYTES, Expired, Ordered, Outbound, SocketLost
 from websocket_core.wire import PLAIN, PROTOCOL, event_frame
 
 OWN = LogName("user", "alice")
@@ -90,7 +90,7 @@ async def test_a_plain_client_gets_one_object_per_frame_controls_first() -> None
 
 async def test_a_client_of_the_protocol_gets_the_same_objects_in_one_frame() -> None:
     plain, shared = Socket(), Socket()
-    steps: list[Entry | Gap] = [an_entry(1), GAP, an_entry(5)]
+    steps: list[Step] = [an_entry(1), GAP, an_entry(5)]
     await an_outbound(plain).send(CONTROLS, steps)
     await an_outbound(shared, PROTOCOL).send(CONTROLS, steps)
     assert shared.texts == ["\n".join(plain.texts)]
@@ -170,6 +170,69 @@ async def test_an_entry_of_another_log_never_reaches_the_socket(protocol: str, l
             await an_outbound(socket, protocol, metrics=metrics).send(CONTROLS, steps)
         assert all(frame.get("id") != "m9" for frame in socket.frames)
         assert all(frame.get("id") != "m2" for frame in socket.frames), "and nothing after it"
+
+
+# -- an order to go
+
+
+@pytest.mark.parametrize("protocol", [PLAIN, PROTOCOL])
+@pytest.mark.parametrize("batch_bytes", [100, 262_144])
+async def test_an_order_comes_after_what_was_before_it_was_written_and_before_anything_else(
+    protocol: str, batch_bytes: int
+) -> None:
+    socket, metrics = Socket(), Metrics()
+    outbound = an_outbound(socket, protocol, batch_bytes=batch_bytes, metrics=metrics)
+    with pytest.raises(Ordered) as ordered:
+        await outbound.send(CONTROLS, [an_entry(1), GAP, an_entry(5), Ended(4410), an_entry(6), GAP, Ended(1000)])
+    assert ordered.value.code == 4410
+    assert [frame.get("id", frame["type"]) for frame in socket.frames] == ["connected", "pong", "m1", "gap", "m5"]
+    assert (metrics.events_delivered, metrics.gaps) == (2, 1)
+
+
+@pytest.mark.parametrize("protocol", [PLAIN, PROTOCOL])
+async def test_an_order_alone_writes_nothing(protocol: str) -> None:
+    socket = Socket()
+    for controls in ([], CONTROLS[:1]):
+        with pytest.raises(Ordered):
+            await an_outbound(socket, protocol).send(controls, [Ended(1000)])
+    assert socket.texts == CONTROLS[:1]
+
+
+@pytest.mark.parametrize("protocol", [PLAIN, PROTOCOL])
+async def test_what_an_order_follows_must_have_been_written_for_it_to_count(protocol: str) -> None:
+    """Or a client would be told to go by a code, having been shown less than it believes."""
+    socket = Socket()
+    socket.error = ConnectionResetError()
+    with pytest.raises(SocketLost):
+        await an_outbound(socket, protocol).send([], [an_entry(1), Ended(4410)])
+
+
+@pytest.mark.parametrize("protocol", [PLAIN, PROTOCOL])
+async def test_an_entry_of_another_log_before_an_order_is_still_a_violation(protocol: str) -> None:
+    socket = Socket()
+    with pytest.raises(IsolationViolation):
+        await an_outbound(socket, protocol).send([], [an_entry(9, log=LogName("user", "bob")), Ended(4410)])
+    assert socket.texts == []
+
+
+# -- a gap with a snapshot
+
+
+@pytest.mark.parametrize("protocol", [PLAIN, PROTOCOL])
+async def test_a_gap_carries_the_snapshot_as_it_was_encoded(protocol: str) -> None:
+    socket = Socket()
+    snapshot = '{"text":"é \\"quoted\\" \U0001f600","n":1.50,"big":12345678901234567890}'.encode()
+    await an_outbound(socket, protocol).send([], [GAP._replace(snapshot=snapshot), an_entry(5)])
+    assert socket.frames[0] == {**GAP_FRAME, "snapshot": json.loads(snapshot)}
+    assert snapshot.decode() in socket.texts[0]
+    assert socket.frames[1]["id"] == "m5"
+
+
+@pytest.mark.parametrize("protocol", [PLAIN, PROTOCOL])
+async def test_a_gap_without_a_snapshot_does_not_speak_of_one(protocol: str) -> None:
+    socket = Socket()
+    await an_outbound(socket, protocol).send([], [GAP])
+    assert socket.frames == [GAP_FRAME]
 
 
 # -- a socket that is lost, slow or closed

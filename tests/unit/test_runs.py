@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from websocket_core.identity import UserId
-from websocket_core.runs import OpenRuns
+import pytest
+
+from websocket_core.authorization import Authorization
+from websocket_core.errors import FrameRefused
+from websocket_core.identity import Principal, UserId
+from websocket_core.runs import OpenRuns, cancel_handler
 
 ALICE, BOB = UserId("alice"), UserId("bob")
 
@@ -117,3 +122,54 @@ def test_clearing_forgets_all_and_a_late_end_is_nothing() -> None:
     run.close()
     assert runs.cancel(ALICE, "r1")
     assert (run.stops, successor.stops) == (0, 1)
+
+
+# -- the frame that stops them
+
+
+class Somebody:
+    """A connection of a user, as far as stopping a run needs it."""
+
+    def __init__(self, user_id: UserId) -> None:
+        self.user_id = user_id
+        self.principal = Principal(user_id)
+
+
+async def stopped_by(runs: OpenRuns, user_id: UserId, frame: dict[str, Any], *, permitted: bool = True) -> str | None:
+    """What a `cancel` of this user is refused with; None if it was taken."""
+
+    async def permits(_principal: Principal) -> bool:
+        return permitted
+
+    peer: Any = Somebody(user_id)
+    try:
+        assert await cancel_handler(runs, Authorization(permits=permits, narrow=None))(peer, frame) is None
+    except FrameRefused as refusal:
+        return refusal.code
+    return None
+
+
+async def test_a_user_stops_an_own_run_and_no_other() -> None:
+    runs = OpenRuns()
+    run = Run(runs)
+    assert await stopped_by(runs, BOB, {"run_id": "r1"}) == "not_found", "as if it did not exist"
+    assert await stopped_by(runs, ALICE, {"run_id": "r2"}) == "not_found"
+    assert run.stops == 0
+    assert await stopped_by(runs, ALICE, {"run_id": "r1", "user_id": "bob"}) is None
+    assert run.stops == 1
+
+
+@pytest.mark.parametrize("frame", [{}, {"run_id": None}, {"run_id": 1}, {"run_id": ["r1"]}, {"run_ids": ["r1"]}])
+async def test_a_frame_that_names_no_run_is_invalid(frame: dict[str, Any]) -> None:
+    runs = OpenRuns()
+    run = Run(runs)
+    assert await stopped_by(runs, ALICE, frame) == "invalid"
+    assert run.stops == 0
+
+
+async def test_who_is_revoked_stops_nothing_and_learns_nothing() -> None:
+    runs = OpenRuns()
+    run = Run(runs)
+    for run_id in ("r1", "r2"):
+        assert await stopped_by(runs, ALICE, {"run_id": run_id}, permitted=False) == "forbidden"
+    assert run.stops == 0

@@ -47,7 +47,7 @@ from websocket_core.log import Batch, LogStore
 from websocket_core.logs.memory import MemoryLog
 from websocket_core.metrics import Metrics
 from websocket_core.router import metrics_router, websocket_router
-from websocket_core.server import server_config
+from websocket_core.server import ServerBounds, ServerConfig, server_config
 from websocket_core.wire import CloseCode, decode_cursor, encode_cursor
 
 
@@ -60,6 +60,8 @@ async def managers() -> None:
     UnifiedWebSocketManager(MemoryLog(), metrics=Metrics(), clock=lambda: 0.0, entropy=bytes)
     UnifiedWebSocketManager(limits={"connections": 3})  # type: ignore[arg-type]
     UnifiedWebSocketManager(on_connect=lambda connection: None)  # type: ignore[arg-type,return-value]
+    UnifiedWebSocketManager(on_connect=own_hook, on_disconnect=own_hook, snapshot=own_snapshot)
+    UnifiedWebSocketManager(snapshot=own_hook_without_argument)  # type: ignore[arg-type]
     assert_type(get_websocket_manager(), UnifiedWebSocketManager)
     assert_type(websocket_manager, UnifiedWebSocketManager)
     assert_type(WebSocketManager(), UnifiedWebSocketManager)
@@ -67,11 +69,24 @@ async def managers() -> None:
     assert_type(manager.limits, Limits)
     assert_type(await manager.head("alice"), Position)
     await manager.disconnect_user("alice", "tab-1")
+    await manager.revoke("alice")
+    await manager.revoke("alice", "t1", seconds=60)
+    await manager.revoke("alice", "t1", 60)  # type: ignore[call-arg]
     await manager.delete_user("alice")
     await manager.drain(budget=10)
     await manager.shutdown()
     Limits(3)  # type: ignore[call-arg]
     Limits().heartbeat = 5.0  # type: ignore[misc]
+
+
+async def own_hook(connection: WebSocketConnection) -> None: ...
+
+
+async def own_snapshot(connection: WebSocketConnection) -> dict[str, Any] | None:
+    return {"for": connection.user_id}
+
+
+async def own_hook_without_argument() -> None: ...
 
 
 class OwnSocket:
@@ -263,7 +278,8 @@ def routes(manager: UnifiedWebSocketManager) -> fastapi.FastAPI:
     websocket_router(manager)  # type: ignore[call-arg]
     websocket_router(manager, authenticate=no_authenticator)  # type: ignore[arg-type]
     JWTAuthenticator("s" * 32)  # type: ignore[call-arg]
-    assert_type(server_config(app), uvicorn.Config)
+    config: uvicorn.Config = assert_type(server_config(app, bounds=ServerBounds(fragments=8)), ServerConfig)
+    del config
     lifespan: AbstractAsyncContextManager[None] = manager.lifespan(app)
     del lifespan
     return app

@@ -1,23 +1,28 @@
 """The log of one process: fast, bounded, and gone with the process.
 
-Every method runs without giving up the event loop, which makes each of them one atomic step.
+Every method runs without giving up the event loop, which makes each of them one atomic step. Only `expire` gives it
+up, between steps of which each is atomic.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
+from websocket_core.control import CONTROL
 from websocket_core.events import Event, random_text
 from websocket_core.identity import LogName
 from websocket_core.limits import Limits, Retention
 from websocket_core.log import Batch, Entry, GapReason, Position
+from websocket_core.logs.ages import Ages
+from websocket_core.logs.sizes import ENTRY_OVERHEAD, LOG_OVERHEAD, Sizes
 
-ENTRY_OVERHEAD: Final = 400
-"""Bytes that an entry takes beside its body, for `Retention.total_bytes`; measured with tracemalloc, CPython 3.11."""
+EXPIRE_STEPS: Final = 1_000
+"""How many entries `expire` drops before it gives the loop a turn; one to two milliseconds' worth."""
 
 new_tuple = tuple.__new__  # half the cost of calling a NamedTuple, for what is made once for each event
 
@@ -38,8 +43,8 @@ class _Log:
     """One log. `entries[start:]` are retained; what is before `start` is None and waits to be cut off in bulk."""
 
     __slots__ = (
-        "bytes", "ceiling", "count", "entries", "epoch", "floor", "head", "ids", "mark", "name", "size_class", "start",
-        "watchers",
+        "bytes", "ceiling", "control", "count", "due", "entries", "epoch", "floor", "head", "ids", "mark", "name",
+        "size_class", "start", "watchers",
     )  # fmt: skip
 
     def __init__(self, name: LogName, epoch: str) -> None:
@@ -56,6 +61,12 @@ class _Log:
         self.floor = 0
         self.ceiling = 0
         self.watchers: tuple[Callable[[], None], ...] = ()
+        self.control: Entry | None = None
+        self.due: float | None = None
+
+    def cost(self) -> int:
+        """What its entries take; 0 if there are none."""
+        return self.bytes + self.count * ENTRY_OVERHEAD
 
     def oldest(self) -> _Held:
         """The oldest retained entry; there must be one."""
@@ -105,32 +116,31 @@ class _Log:
         self.count -= 1
         self.entries[self.start] = None
         self.start += 1
+        if self.ids.get(held[2]) == offset:
+            del self.ids[held[2]]
         if self.start > 64 and self.start * 2 > len(self.entries):
             del self.entries[: self.start]
             self.start = 0
-        if self.ids.get(held[2]) == offset:
-            del self.ids[held[2]]
+            self.ids = dict(self.ids)  # a dictionary does not shrink by itself
         size = len(held[_BODY])
         self.bytes -= size
         return size
 
-
-def _size_class(size: int) -> tuple[int, int, int]:
-    """The class of a size, and the least and the greatest size in it, which differ by a quarter at most."""
-    bits = size.bit_length()
-    if bits <= 3:
-        return size, size, size
-    step = 1 << (bits - 3)
-    floor = size // step * step
-    return bits << 2 | (size // step & 3), floor, floor + step - 1
+    def clear(self) -> None:
+        """Keep only the head."""
+        self.entries = []
+        self.ids = {}
+        self.start = self.count = self.bytes = 0
 
 
 class MemoryLog:
     """A `LogStore` in the memory of this process.
 
-    Marks are event ids, since nothing here can roll back. A log costs about 600 bytes and grows as it is used. With
+    Marks are event ids, since nothing here can roll back. A log costs `LOG_OVERHEAD` and grows as it is used. With
     all logs together above `retention.total_bytes`, the largest is trimmed first, where sizes that differ by less
-    than a quarter count as equal.
+    than a quarter count as equal, and all empty logs that nobody watches count as one. No append drops its own event:
+    one that is alone in the largest log takes nothing from the smaller ones, and stands above the bound until the next
+    append, or the next new log. Logs that are watched keep their heads, whatever the bound.
     """
 
     def __init__(
@@ -150,9 +160,10 @@ class MemoryLog:
         self._batch_bytes = (limits or Limits()).batch_bytes
         self._monotonic = monotonic
         self._entropy = entropy
-        self._logs: OrderedDict[LogName, _Log] = OrderedDict()  # those that hold entries, longest unused first
-        self._heads: OrderedDict[LogName, _Log] = OrderedDict()  # those that hold none, longest unused first
-        self._classes: dict[int, OrderedDict[LogName, _Log]] = {}
+        self._logs: dict[LogName, _Log] = {}
+        self._heads: OrderedDict[LogName, _Log] = OrderedDict()  # empty and not watched, longest unused first
+        self._sizes: Sizes[_Log] = Sizes()
+        self._ages: Ages[_Log] = Ages(self._logs)
         self._cost = 0
 
     async def open(self, log: LogName) -> Position:
@@ -160,7 +171,7 @@ class MemoryLog:
         return Position(held.epoch, held.head, held.mark)
 
     async def read(self, log: LogName, after: Position | None, limit: int) -> Batch:
-        held = self._logs.get(log) or self._heads.get(log)
+        held = self._logs.get(log)
         if held is None:
             return Batch(None, (), False, GapReason.NEW_EPOCH if after is not None else None)
         retained = held.entries
@@ -185,18 +196,23 @@ class MemoryLog:
             entries.append(entry)
         return Batch(start, entries, len(entries) < behind, gap)
 
+    async def control(self, log: LogName) -> Entry | None:
+        held = self._logs.get(log)
+        return None if held is None else held.control
+
     def watch(self, log: LogName, wake: Callable[[], None]) -> Callable[[], None]:
         held = self._get(log)
         held.watchers = (*held.watchers, wake)
+        self._heads.pop(log, None)
 
         def unwatch() -> None:
             # The log of that name may have been forgotten and made again; its watchers moved with it.
-            current = self._logs.get(log) or self._heads.get(log)
-            if current is not None:
+            current = self._logs.get(log)
+            if current is not None and wake in current.watchers:
                 rest = list(current.watchers)
-                if wake in rest:
-                    rest.remove(wake)
+                rest.remove(wake)
                 current.watchers = tuple(rest)
+                self._note_head(current)
 
         return unwatch
 
@@ -217,19 +233,20 @@ class MemoryLog:
         held.head = offset
         held.mark = event_id
         held.count += 1
+        if connection_id == CONTROL:
+            held.control = held.entry(offset)
         size = len(body)
         held.bytes += size
         self._cost += size + ENTRY_OVERHEAD
         if held.count == 1:
             self._heads.pop(log, None)
-            self._logs[log] = held
-        else:
-            self._logs.move_to_end(log)
+            if held.due is None:
+                self._ages.file(held, now)
         oldest = held.entries[held.start]
         if held.count > self._events or held.bytes > self._bytes or oldest[_AT] < now - self._age:  # type: ignore[index]
             self._trim(held, now)
         if held.bytes + held.count * ENTRY_OVERHEAD > held.ceiling:
-            self._classify(held)
+            self._sizes.file(held)
         if self._cost > self._total_bytes:
             self._trim_largest(held)
         for wake in held.watchers:
@@ -237,60 +254,85 @@ class MemoryLog:
         return new_tuple(Position, (held.epoch, offset, event_id))
 
     async def forget(self, log: LogName) -> None:
-        held = self._logs.get(log) or self._heads.get(log)
+        held = self._logs.get(log)
         if held is None:
             return
-        while held.count:
-            self._drop(held)
-        self._heads.pop(log, None)
+        self._cost -= held.cost()
+        held.clear()
+        self._sizes.file(held)
+        self._remove(held)
         if held.watchers:  # somebody is connected: the log lives on under a new epoch, and they learn of it
             successor = self._get(log)
             successor.watchers = held.watchers
+            del self._heads[log]
             for wake in successor.watchers:
                 wake()
 
     async def expire(self) -> None:
         horizon = self._monotonic() - self._age
-        while self._logs:
-            held = next(iter(self._logs.values()))
-            newest = held.entries[-1]
-            assert newest is not None
-            if newest[_AT] >= horizon:
-                break
-            while held.count:
-                self._drop(held)
+        while True:
+            if self._drop_due(horizon):
+                return
+            await asyncio.sleep(0)
 
     async def close(self) -> None:
         """Nothing is held open."""
 
     def statistics(self) -> dict[str, int]:
         """How much is held: `logs` with entries, `heads` of empty logs, `entries`, `bytes` of bodies."""
+        logs = [held for held in self._logs.values() if held.count]
         return {
-            "logs": len(self._logs),
-            "heads": len(self._heads),
-            "entries": sum(held.count for held in self._logs.values()),
-            "bytes": sum(held.bytes for held in self._logs.values()),
+            "logs": len(logs),
+            "heads": len(self._logs) - len(logs),
+            "entries": sum(held.count for held in logs),
+            "bytes": sum(held.bytes for held in logs),
         }
 
     def _get(self, name: LogName) -> _Log:
         """The log of that name, made if there is none."""
         held = self._logs.get(name)
-        if held is not None:
-            return held
-        held = self._heads.get(name)
         if held is None:
-            held = self._heads[name] = _Log(name, random_text(self._entropy, 6))
-            self._forget_heads()
-        else:
+            self._cost += LOG_OVERHEAD
+            if self._cost > self._total_bytes:
+                self._trim_largest()  # before the log is there, so that it cannot be what goes
+            held = self._logs[name] = _Log(name, random_text(self._entropy, 6))
+            self._note_head(held)
+        elif name in self._heads:
             self._heads.move_to_end(name)
         return held
 
-    def _forget_heads(self) -> None:
-        """Keep the number of empty logs bounded. One that somebody watches is passed over."""
-        for _ in range(len(self._heads) - self._most_heads):
-            name, held = self._heads.popitem(last=False)
-            if held.watchers or not self._heads:
-                self._heads[name] = held
+    def _note_head(self, held: _Log) -> None:
+        """Remember a log that is empty and that nobody watches, and keep the number of those bounded."""
+        if not held.count and not held.watchers:
+            self._heads[held.name] = held
+            if len(self._heads) > self._most_heads:
+                self._remove(next(iter(self._heads.values())))
+
+    def _remove(self, held: _Log) -> None:
+        """Forget an empty log, and its epoch with it."""
+        del self._logs[held.name]
+        self._heads.pop(held.name, None)
+        self._cost -= LOG_OVERHEAD
+        self._ages.discard(held)
+
+    def _drop_due(self, horizon: float) -> bool:
+        """Drop up to `EXPIRE_STEPS` entries from before the horizon, and one; whether none is left.
+
+        To take out a log counts as well, since it may be there for an entry that was dropped before.
+        """
+        steps = EXPIRE_STEPS
+        while self._ages.reach(horizon):
+            if steps <= 0:
+                return False
+            steps -= 1
+            held = self._ages.take()
+            while held is not None and held.count:
+                if steps < 0 or held.oldest()[_AT] >= horizon:
+                    self._ages.file(held, held.oldest()[_AT])
+                    break
+                self._drop(held)
+                steps -= 1
+        return True
 
     def _trim(self, held: _Log, now: float) -> None:
         """Bring the log back within its own retention."""
@@ -298,13 +340,21 @@ class MemoryLog:
             self._drop(held)
         self._drop_old(held, now)
 
-    def _trim_largest(self, appended: _Log) -> None:
+    def _trim_largest(self, appended: _Log | None = None) -> None:
         """Bring all logs together back within the retention."""
-        while self._cost > self._total_bytes:
-            largest = next(iter(self._classes[max(self._classes)].values()))
-            if largest is appended and appended.count == 1:
-                break  # what was just appended stays; the next append to another log drops it
-            self._drop(largest)
+        bound = self._total_bytes
+        spared = None
+        while self._cost > bound:
+            largest = self._sizes.largest(spared)
+            if self._heads and (largest is None or len(self._heads) * LOG_OVERHEAD >= largest.cost()):
+                self._remove(next(iter(self._heads.values())))
+            elif largest is None:
+                break  # what is left is watched
+            elif largest is appended and largest.count == 1:
+                spared = largest
+                bound += largest.cost()  # smaller logs need not make room for it
+            else:
+                self._drop(largest)
 
     def _drop_old(self, held: _Log, now: float | None = None) -> None:
         horizon = (self._monotonic() if now is None else now) - self._age
@@ -314,22 +364,7 @@ class MemoryLog:
     def _drop(self, held: _Log) -> None:
         self._cost -= held.drop_oldest() + ENTRY_OVERHEAD
         if held.bytes + held.count * ENTRY_OVERHEAD < held.floor:
-            self._classify(held)
+            self._sizes.file(held)
         if not held.count:
-            held.entries = []
-            held.start = 0
-            del self._logs[held.name]
-            self._heads[held.name] = held
-            self._forget_heads()
-
-    def _classify(self, held: _Log) -> None:
-        """File the log under its size, so that the largest is found without looking at all."""
-        cost = held.bytes + held.count * ENTRY_OVERHEAD
-        if held.size_class:
-            members = self._classes[held.size_class]
-            del members[held.name]
-            if not members:
-                del self._classes[held.size_class]
-        held.size_class, held.floor, held.ceiling = _size_class(cost)
-        if held.size_class:
-            self._classes.setdefault(held.size_class, OrderedDict())[held.name] = held
+            held.clear()
+            self._note_head(held)

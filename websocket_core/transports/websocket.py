@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import replace
-from functools import partial
-from http.cookies import CookieError, SimpleCookie
-from typing import Any, Final, NoReturn
-from urllib.parse import parse_qsl, urlsplit
+from types import NoneType
+from typing import Any, Final, NamedTuple, NoReturn
 
-from websocket_core.auth import Authenticator, AuthRequest
+from websocket_core.admission import Admitted, Refusal, network_of
 from websocket_core.connection import WebSocketConnection
 from websocket_core.errors import (
     AuthenticationFailed,
+    AuthenticationUnavailable,
     ConnectionRefused,
     InvalidInput,
     LogUnavailable,
@@ -28,16 +29,19 @@ from websocket_core.identity import Principal
 from websocket_core.inbound import receive_frame
 from websocket_core.lag import LATE
 from websocket_core.limits import Limits
+from websocket_core.server_check import check_server
+from websocket_core.transports.entrance import Entrance, Scope, host_of
 from websocket_core.unified_manager import UnifiedWebSocketManager
 from websocket_core.wire import CLOSE_RULES, PROTOCOL, CloseCode, parse_frame
 
 logger = logging.getLogger(__name__)
 
-Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 AUTH_FRAME_BYTES: Final = 24_576
+LAST_LOOK: Final = 0.1
+"""Seconds that a wait goes on when its time is up, in which what has come is read."""
 
 
 class ASGISocket:
@@ -70,74 +74,70 @@ class ASGISocket:
 class WebSocketEndpoint:
     """The ASGI application behind `GET /ws`.
 
-    The origin is checked before anything else. Then the socket is accepted, so that every further refusal reaches a
-    browser as a close code, and the client is authenticated: by `Authorization: Bearer`, by `?token=` if
-    `query_token` is on, by whatever else the authenticator finds in the request, or by the first frame. Cookies are
-    shown to the authenticator only if there is an exact list of origins.
+    The origin is checked before anything else, then the gate. Then the socket is accepted, so that every further
+    refusal reaches a browser as a close code, and the client is authenticated: by `?ticket=`, by
+    `Authorization: Bearer`, by `?token=` if that is switched on, by whatever else the authenticator finds in the
+    request, or by the first frame.
     """
 
-    def __init__(
-        self,
-        manager: UnifiedWebSocketManager,
-        *,
-        authenticate: Authenticator,
-        origins: list[str] | None = None,
-        query_token: bool = False,
-    ) -> None:
+    def __init__(self, manager: UnifiedWebSocketManager, entrance: Entrance) -> None:
         self._manager = manager
-        self._authenticate = authenticate
-        self._origins = None if origins is None else frozenset(map(_origin, origins))
-        self._query_token = query_token
+        self._entrance = entrance
+        self._checked = False
         self._waiting = 0
+        self._waiting_by_address: Counter[str | None] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection. What was needed to make it is not kept while it idles."""
-        connection = await self._connect(scope, receive, send)
-        if connection is not None:
-            await connection.serve(authenticate=partial(self._reauthenticate, scope))
-
-    async def _connect(self, scope: Scope, receive: Receive, send: Send) -> WebSocketConnection | None:
-        """From the handshake to a registered connection; None if it was refused or the client left."""
-        request = self._request(scope)
-        if not self._origin_allowed(request.origin, request.headers.get("host", ""), scope):
+        if not self._checked:
+            self._checked = True
+            if findings := check_server(scope, self._manager.limits):
+                logger.warning("the server is not set safely. %s", " ".join(findings))
+        if not self._entrance.allows_origin(scope):
             await _refuse_handshake(receive, send)
-            return None
+            return
+        admitted = self._manager.admission.enter(network_of(host_of(scope)))
+        if isinstance(admitted, Refusal):
+            await _send_away(scope, receive, send, admitted)
+            return
+        try:
+            connection = await self._connect(scope, receive, send, admitted)
+            admitted.served()
+            if connection is not None:
+                await connection.serve(authenticate=_Refresh(self._entrance, scope))
+        finally:
+            admitted.leave()
+
+    async def _connect(
+        self, scope: Scope, receive: Receive, send: Send, admitted: Admitted
+    ) -> WebSocketConnection | None:
+        """From the handshake to a registered connection; None if it was refused or the client left."""
         subprotocol = PROTOCOL if PROTOCOL in scope.get("subprotocols", ()) else None
         socket = ASGISocket(scope, receive, send, subprotocol)
         try:
             await socket.accept()
-            return await self._register(socket, request)
+            return await self._register(socket, admitted)
         except OSError as error:  # the client left; there is nobody to tell
             logger.debug("a client left during the handshake", extra={"error": type(error).__name__})
         return None
 
-    def _request(self, scope: Scope, token: str | None = None) -> AuthRequest:
-        """What an authenticator may look at."""
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        query = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True))
-        return AuthRequest(
-            headers=headers,
-            query=query,
-            cookies={} if self._origins is None else _cookies(headers.get("cookie", "")),
-            client=tuple(scope["client"]) if scope.get("client") else None,
-            origin=headers.get("origin"),
-            token=token or _bearer(headers) or (query.get("token") if self._query_token else None),
-        )
-
-    async def _register(self, socket: ASGISocket, request: AuthRequest) -> WebSocketConnection | None:
+    async def _register(self, socket: ASGISocket, admitted: Admitted) -> WebSocketConnection | None:
         """Authenticate an accepted socket and connect it; None if it was closed with a code."""
-        cursor = request.query.get("cursor")
         try:
+            request = self._entrance.request(socket.scope)
+            cursor = request.query.get("cursor")
+            ticket = request.query.get("ticket")
             try:
-                principal = await self._authenticate(request)
+                principal = await self._entrance.principal(request, ticket)
+            except AuthenticationUnavailable:
+                raise
             except AuthenticationFailed:
-                if request.token is not None:
+                if request.token is not None or ticket is not None:
                     raise
-                request, given = await self._first_frame(socket, request)
-                cursor = given or cursor
-                principal = await self._authenticate(request)
-            if principal.expires_at is not None and self._manager.now() >= principal.expires_at:
-                raise AuthenticationFailed("the token has expired")
+                admitted.served()  # from now on it waits for the client, which other limits bound
+                frame = await self._first_frame(socket)
+                cursor = frame.cursor or cursor
+                principal = await self._entrance.principal(replace(request, token=frame.token), frame.ticket)
             return await self._manager.connect_user(
                 socket,
                 principal.user_id,
@@ -149,6 +149,8 @@ class WebSocketEndpoint:
             )
         except (_Closed, ConnectionRefused):
             return None  # the socket is closed already
+        except AuthenticationUnavailable:
+            await _close(socket, CloseCode.OVERLOADED)
         except AuthenticationFailed:
             await _close(socket, CloseCode.NOT_AUTHENTICATED)
         except InvalidInput:
@@ -162,18 +164,25 @@ class WebSocketEndpoint:
             await _close(socket, CloseCode.INTERNAL)
         return None
 
-    async def _first_frame(self, socket: ASGISocket, request: AuthRequest) -> tuple[AuthRequest, str | None]:
-        """Wait for `auth {token, cursors?}`; the request with its token, and the cursor of the user's own log."""
+    async def _first_frame(self, socket: ASGISocket) -> _FirstFrame:
+        """Wait for `auth {token | ticket, cursors?}`."""
         limits = self._manager.limits
+        address = network_of(host_of(socket.scope))
         if self._waiting >= limits.unauthenticated:
             await _leave(socket, CloseCode.OVERLOADED)
+        if address is not None and self._waiting_by_address[address] >= limits.unauthenticated_per_address:
+            await _leave(socket, CloseCode.LIMIT)
         self._waiting += 1
+        self._waiting_by_address[address] += 1
         try:
             text = await _receive_within(limits.auth_timeout, socket, limits)
         except TimeoutError:
             await _leave(socket, CloseCode.TIMED_OUT)
         finally:
             self._waiting -= 1
+            self._waiting_by_address[address] -= 1
+            if not self._waiting_by_address[address]:
+                del self._waiting_by_address[address]
         if text is None:
             raise _Closed
         if isinstance(text, CloseCode):
@@ -184,33 +193,34 @@ class WebSocketEndpoint:
             frame = parse_frame(text, depth=limits.event_depth)
         except MalformedFrame:
             await _leave(socket, CloseCode.MALFORMED)
-        token = frame.get("token")
-        cursors = frame.get("cursors", {})
-        if frame["type"] != "auth" or not isinstance(token, str):
+        token, ticket, cursors = frame.get("token"), frame.get("ticket"), frame.get("cursors", {})
+        if frame["type"] != "auth" or [type(token), type(ticket)] not in ([str, NoneType], [NoneType, str]):
             await _leave(socket, CloseCode.NOT_AUTHENTICATED)
         if not isinstance(cursors, dict) or not isinstance(cursors.get("", ""), str):
             await _leave(socket, CloseCode.MALFORMED)
-        return replace(request, token=token), cursors.get("") or None
+        return _FirstFrame(token, ticket, cursors.get("") or None)
 
-    async def _reauthenticate(self, scope: Scope, token: str) -> Principal:
-        """The principal of a token that came on the open socket."""
-        return await self._authenticate(self._request(scope, token))
 
-    def _origin_allowed(self, origin: str | None, host: str, scope: Scope) -> bool:
-        """Programs send no origin. A browser's must be on the list; without a list it must be the server's own."""
-        if origin is None:
-            return True
-        try:
-            named = _origin(origin)
-        except InvalidInput:
-            return False
-        if self._origins is not None:
-            return named in self._origins
-        scheme = "https" if scope.get("scheme") in ("wss", "https") else "http"
-        try:
-            return named == _origin(f"{scheme}://{host}")
-        except InvalidInput:
-            return False
+class _FirstFrame(NamedTuple):
+    token: str | None
+    ticket: str | None
+    cursor: str | None
+
+
+class _Refresh:
+    """Makes a principal of what came in an `auth` frame on an open socket. Raises `AuthenticationFailed`."""
+
+    __slots__ = ("_entrance", "_scope")
+
+    def __init__(self, entrance: Entrance, scope: Scope) -> None:
+        self._entrance = entrance
+        self._scope = scope
+
+    async def __call__(self, token: str) -> Principal:
+        return await self._entrance.principal(self._entrance.request(self._scope, token))
+
+    async def by_ticket(self, ticket: str) -> Principal:
+        return await self._entrance.principal(self._entrance.request(self._scope), ticket)
 
 
 class _Closed(Exception):
@@ -220,15 +230,18 @@ class _Closed(Exception):
 async def _receive_within(seconds: float, socket: ASGISocket, limits: Limits) -> str | CloseCode | None:
     """As `receive_frame`. Raises `TimeoutError`; what a stall of the loop took of the time is given back."""
     loop = asyncio.get_running_loop()
+    over = False
     while True:
         due = loop.time() + seconds
         try:
             async with asyncio.timeout_at(due):
                 return await receive_frame(socket, limits)
         except TimeoutError:
-            seconds = loop.time() - due
-            if seconds < LATE:
+            if over:
                 raise
+            late = loop.time() - due
+            over = late < LATE
+            seconds = max(late, LAST_LOOK)  # a stall that ends just now may have left the frame unread
 
 
 async def _leave(socket: ASGISocket, code: CloseCode) -> NoReturn:
@@ -246,26 +259,13 @@ async def _refuse_handshake(receive: Receive, send: Send) -> None:
     await send({"type": "websocket.close", "code": int(CloseCode.NOT_ALLOWED)})
 
 
-def _bearer(headers: dict[str, str]) -> str | None:
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    return token.strip() or None if scheme.lower() == "bearer" else None
-
-
-def _cookies(header: str) -> dict[str, str]:
-    try:
-        return {name: morsel.value for name, morsel in SimpleCookie(header).items()}
-    except CookieError:
-        return {}
-
-
-def _origin(text: str) -> tuple[str, str, int]:
-    """Scheme, host and port of an origin. Raises `InvalidInput` if it is none."""
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
-        raise InvalidInput("this is not an origin") from None
-    default = {"http": 80, "https": 443}.get(parts.scheme)
-    if not parts.hostname or default is None or parts.path or parts.query or parts.fragment or parts.username:
-        raise InvalidInput("an origin is scheme://host[:port], and nothing else")
-    return parts.scheme, parts.hostname, default if port is None else port
+async def _send_away(scope: Scope, receive: Receive, send: Send, refusal: Refusal) -> None:
+    """Refuse before the accept, with an HTTP status and when to come again, where the server can send one."""
+    await receive()
+    if "websocket.http.response" not in (scope.get("extensions") or {}):
+        await send({"type": "websocket.close", "code": int(CloseCode.OVERLOADED)})
+        return
+    seconds = str(math.ceil(refusal.retry_after)).encode()
+    headers = [(b"retry-after", seconds), (b"cache-control", b"no-store"), (b"content-length", b"0")]
+    await send({"type": "websocket.http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": b""})

@@ -1,0 +1,49 @@
+"""Control entries: orders to connections that stand in a user's log, among its events, and are shown to nobody.
+
+A revocation or a forced disconnect is ordered with the events around it, and reaches every process that follows the
+log by the one mechanism there is.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Final, NamedTuple
+
+from pydantic_core import to_json
+
+from websocket_core.events import Event
+
+CONTROL: Final = "\x00"
+"""Stands where an event names the connection that it is for. No connection can have this id."""
+
+
+class Order(NamedTuple):
+    """Close the connections of this user that have this id and this token, where named; all that are left out match."""
+
+    code: int
+    """The close code."""
+    connection_id: str | None = None
+    token_id: str | None = None
+
+    def concerns(self, connection_id: str, token_id: str | None) -> bool:
+        """Whether a connection with this id, whose principal has this token id, is meant."""
+        return self.connection_id in (None, connection_id) and self.token_id in (None, token_id)
+
+
+def control_event(order: Order, event_id: str) -> Event:
+    """The order as an event to append."""
+    fields = {name: value for name, value in order._asdict().items() if value is not None}
+    return Event(event_id, to_json({"type": "control", "order": fields, "id": event_id})[:-1], CONTROL)
+
+
+def order_of(event: Event) -> Order | None:
+    """The order that a control entry carries; None for one of a kind that this release does not know."""
+    try:
+        order = json.loads(event.body + b"}")["order"]
+        code = order["code"]
+        names = [order.get(name) for name in ("connection_id", "token_id")]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    if type(code) is not int or not all(name is None or isinstance(name, str) for name in names):
+        return None
+    return Order(code, *names)
