@@ -39,6 +39,10 @@ OUTBOX = "websocket_core/outbox.py"
 EVENTS = "websocket_core/events.py"
 INBOUND = "websocket_core/inbound.py"
 ENDPOINT = "websocket_core/transports/websocket.py"
+ENTRANCE = "websocket_core/transports/entrance.py"
+REVOCATION = "websocket_core/revocation.py"
+TICKETS = "websocket_core/tickets.py"
+STATE = "websocket_core/state.py"
 AUTH = "websocket_core/auth.py"
 RUN = "bridge/agent_run.py"
 
@@ -55,6 +59,12 @@ AUTHENTICATION = "tests/integration/test_authentication.py::"
 IMPORTS = "tests/mission_critical/test_imports_have_no_effect.py::"
 TEXT = "tests/mission_critical/test_text_grows.py::"
 CRITICAL = "tests/mission_critical/test_critical_events.py::"
+
+REVOKED = "tests/mission_critical/test_revocation.py::"
+TICKET = "tests/mission_critical/test_tickets.py::"
+CANCELLED = "tests/mission_critical/test_every_await_cancelled.py::"
+ADMISSION = "tests/unit/test_admission.py::"
+MEMORY_LOG = "tests/unit/test_memory_log.py::"
 
 _READ_CHECK = Edit(CURSOR, "            if log != own:\n", "            if False:\n")
 _WRITE_CHECK = Edit(OUTBOUND, "        if entry.log != self._own_log:\n", "        if False:\n")
@@ -135,12 +145,12 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             Edit(
                 ENDPOINT,
-                "            if principal.expires_at is not None and",
+                "            return await self._manager.connect_user(",
                 "            self.principal = principal\n"
                 "            import asyncio as _asyncio\n"
                 "            await _asyncio.sleep(0.01)\n"
                 "            principal = self.principal\n"
-                "            if principal.expires_at is not None and",
+                "            return await self._manager.connect_user(",
             ),
         ),
         ("tests/integration/test_identity_over_sockets.py::test_users_who_connect_at_once_are_not_mixed_up",),
@@ -182,11 +192,11 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             Edit(
                 ENDPOINT,
-                "                if request.token is not None:\n                    raise\n",
+                "                if request.token is not None or ticket is not None:\n                    raise\n",
                 "                if cursor is not None and 'user_id' in request.query:\n"
                 "                    return await self._manager.connect_user(\n"
                 "                        socket, request.query['user_id'], cursor=cursor)\n"
-                "                if request.token is not None:\n                    raise\n",
+                "                if request.token is not None or ticket is not None:\n                    raise\n",
             ),
         ),
         ("tests/integration/test_identity_over_sockets.py::test_a_resume_authenticates_again",),
@@ -391,8 +401,8 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             Edit(
                 CONNECTION,
-                "        self._ping_due = self._due = self._follower.dirty = True\n",
-                "        self._ping_due = self._due = True\n",
+                "        self._ping_due = self._follower.dirty = True\n",
+                "        self._ping_due = True\n",
             ),
         ),
         (DELIVERY + "test_a_lost_wake_up_costs_at_most_one_heartbeat",),
@@ -403,11 +413,8 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             Edit(
                 FOLLOWER,
-                "        return encode_cursor(batch.start), self._given and batch.gap is None, self._steps(batch)\n",
-                "        steps = self._steps(batch)\n"
-                "        self._cursor.position = batch.start\n"
-                "        self.dirty = True\n"
-                "        return encode_cursor(batch.start), self._given and batch.gap is None, steps\n",
+                "        stands = batch.start if batch.gap is None or before is None else before\n",
+                "        self._cursor.position = stands = batch.start\n        self.dirty = True\n",
             ),
         ),
         (DELIVERY + "test_a_client_that_resumes_after_a_cut_loses_nothing_and_gets_nothing_twice",),
@@ -442,7 +449,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "deltas_never_merged",
         "a late tab reads an answer in few pieces",
-        (Edit(FOLLOWER, "return steps if len(steps) < 2 else merge_deltas(steps)", "return steps"),),
+        (Edit(FOLLOWER, "return merge_deltas(steps)", "return steps"),),
         (TEXT + "test_a_minute_of_tokens_makes_few_events_and_a_late_tab_reads_few_pieces",),
     ),
     Mutant(
@@ -478,7 +485,11 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "linger_without_end",
         "no event waits longer than a window for company",
-        (Edit("websocket_core/pacing.py", "        return left\n", "        return left * 50\n"),),
+        (
+            Edit(
+                "websocket_core/pacing.py", "return pacing.window - passed\n", "return 50 * (pacing.window - passed)\n"
+            ),
+        ),
         ("tests/unit/test_pacing.py::test_no_event_waits_longer_than_a_window",),
     ),
     # -- slow and dead peers
@@ -500,7 +511,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "write_time_out_ignored",
         "a connection whose write does not finish is deregistered",
-        (Edit(CONNECTION, "if writing is not None and now - writing > self._limits.write_timeout:", "if False:"),),
+        (Edit(OUTBOUND, "return now - since > seconds", "return False"),),
         (HANGING + "test_a_hung_connection_is_deregistered_after_the_write_time_out_and_counted",),
     ),
     # -- runs
@@ -589,7 +600,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "origin_ignored",
         "a foreign page is refused",
-        (Edit(ENDPOINT, "        if not self._origin_allowed(", "        if False and not self._origin_allowed("),),
+        (Edit(ENTRANCE, "                return named in self._origins\n", "                return True\n"),),
         (AUTHENTICATION + "test_only_pages_of_the_listed_origins_may_connect",),
     ),
     Mutant(
@@ -597,6 +608,167 @@ MUTANTS: tuple[Mutant, ...] = (
         "a token that has expired does not connect",
         (Edit(AUTH, 'required = ["exp", "sub"]', 'required = ["sub"]'),),
         ("tests/unit/test_auth.py::test_a_token_without_subject_or_expiry_is_refused",),
+    ),
+    Mutant(
+        "ticket_spent_twice [24]",
+        "a ticket lets in once",
+        (Edit(STATE, "        self._drop_ticket(key)\n        return kept", "        return kept"),),
+        (TICKET + "test_of_fifty_sockets_that_race_for_a_ticket_one_gets_in",),
+    ),
+    Mutant(
+        "ticket_of_any_origin [24]",
+        "a ticket is bound to the origin that asked for it",
+        (Edit(TICKETS, 'if fields is None or fields["origin"] != origin:', "if fields is None:"),),
+        (TICKET + "test_a_ticket_is_spent_from_the_origin_that_it_was_issued_to_or_is_gone",),
+    ),
+    Mutant(
+        "ticket_kept_in_the_clear",
+        "who reads the store can spend no ticket",
+        (Edit(TICKETS, 'hashlib.sha256(ticket.encode(errors="surrogatepass")).hexdigest()', "ticket"),),
+        (TICKET + "test_a_ticket_is_random_and_what_is_kept_of_it_opens_nothing",),
+    ),
+    Mutant(
+        "gate_always_open",
+        "when newcomers take a turn of the loop, half of the time goes to those who get in",
+        (Edit("websocket_core/admission.py", "int(spent / SLICE) % 2 == 1", "False"),),
+        (ADMISSION + "test_a_turn_that_takes_long_lets_in_and_sends_away_for_as_long_as_each_other",),
+    ),
+    # -- revocation
+    Mutant(
+        "order_not_obeyed [26]",
+        "nothing behind a revocation is delivered, in any process that follows the log (a pair: this process has a "
+        "deadline as well)",
+        (
+            Edit(
+                CURSOR,
+                "                    out.append(ended)\n                    break\n",
+                "                    pass\n",
+            ),
+        ),
+        (REVOKED + "test_what_follows_the_order_in_the_same_batch_is_not_sent",),
+    ),
+    Mutant(
+        "no_deadline_for_an_order [26]",
+        "a connection that is far behind its log is revoked within two seconds all the same",
+        (Edit(REVOCATION, "            connection.order(CloseCode(order.code))\n", ""),),
+        (REVOKED + "test_a_reader_that_is_blocked_in_a_write_is_given_up",),
+    ),
+    Mutant(
+        "revocation_forgotten",
+        "who was revoked does not come back with the old credential",
+        (
+            Edit(
+                REVOCATION,
+                "        await self._state.deny(user_id, token_id, issued_until=now, until=now + seconds)\n",
+                "",
+            ),
+        ),
+        (REVOKED + "test_the_old_token_is_refused_with_whatever_cursor",),
+    ),
+    Mutant(
+        "gap_steps_over_the_order",
+        "a connection that comes to a gap asks for the last order before it sends anything",
+        (
+            Edit(
+                FOLLOWER,
+                "        if order is not None and (ended := self._cursor.ordered(order)) is not None:\n"
+                "            return [ended]\n",
+                "",
+            ),
+        ),
+        (REVOKED + "test_after_a_gap_the_log_is_asked_for_its_last_order_also_when_it_aged_out",),
+    ),
+    Mutant(
+        "deny_list_asked_before_the_token_is_renewed",
+        "a revocation in the middle of a refresh is not escaped by it",
+        (
+            Edit(
+                INBOUND,
+                "    expires_in = peer.renew(principal)\n    try:\n        permitted = await peer.permitted()",
+                "    try:\n        permitted = await peer.permitted()\n        expires_in = peer.renew(principal)",
+            ),
+        ),
+        (REVOKED + "test_a_revocation_in_the_middle_of_a_refresh_is_not_escaped_by_it",),
+    ),
+    Mutant(
+        "greeting_moves_the_client_over_the_gap",
+        "a plain client that is cut between its greeting and the gap is told the gap when it comes back",
+        (
+            Edit(
+                FOLLOWER,
+                "        stands = batch.start if batch.gap is None or before is None else before\n",
+                "        stands = batch.start\n",
+            ),
+        ),
+        (CANCELLED + "test_a_writer_that_is_cancelled_writes_nothing_more_and_loses_nothing",),
+    ),
+    Mutant(
+        "claims_are_not_compared",
+        "a client that has missed something learns it from the answer to a ping",
+        (
+            Edit(
+                CONNECTION,
+                "        if self._heartbeat.doubts(claimed, self._follower.position):\n",
+                "        if False:\n",
+            ),
+        ),
+        ("tests/unit/test_heartbeat.py::test_a_client_that_missed_something_is_sent_it_again_without_a_gap",),
+    ),
+    # -- cancellation
+    Mutant(
+        "pump_cancelled_before_its_first_turn",
+        "a cancellation takes nothing out of an outbox",
+        (
+            Edit(
+                OUTBOX,
+                "            self._pump.add_done_callback(lambda pump: self._ended() if pump is self._pump else None)\n",
+                "",
+            ),
+        ),
+        (CANCELLED + "test_a_cancellation_takes_nothing_out_of_an_outbox",),
+    ),
+    Mutant(
+        "close_inside_half_a_frame",
+        "a writer that is cancelled writes nothing more",
+        (Edit(CONNECTION, "            say_goodbye = False\n            raise\n", "            raise\n"),),
+        (CANCELLED + "test_a_writer_that_is_cancelled_writes_nothing_more_and_loses_nothing",),
+    ),
+    Mutant(
+        "cancelled_connect_stays_registered",
+        "a connect that is cancelled leaves nothing behind",
+        (
+            Edit(
+                MANAGER,
+                "        except BaseException:\n            self._forget(connection)",
+                "        except Exception:\n            self._forget(connection)",
+            ),
+        ),
+        (CANCELLED + "test_a_connect_that_is_cancelled_leaves_nothing_of_it",),
+    ),
+    # -- bounds
+    Mutant(
+        "logs_cost_nothing",
+        "many tiny logs together stay within the bound of all",
+        (Edit(MEMORY, "            self._cost += LOG_OVERHEAD\n", "            self._cost += 0\n"),),
+        (MEMORY_LOG + "test_the_largest_log_is_trimmed_first_whoever_appends",),
+    ),
+    Mutant(
+        "sweep_without_turns",
+        "a long sweep gives the loop its turns",
+        (Edit(MEMORY, "            await asyncio.sleep(0)\n", "            pass\n"),),
+        (MEMORY_LOG + "test_a_long_sweep_gives_the_loop_its_turns",),
+    ),
+    Mutant(
+        "signature_not_verified",
+        "no module switches the verification of signatures off",
+        (
+            Edit(
+                AUTH,
+                '"enforce_minimum_key_length": True,',
+                '"enforce_minimum_key_length": True, "verify_signature": False,',
+            ),
+        ),
+        ("tests/unit/test_supply_chain.py::test_no_module_of_the_packages_breaks_the_rule",),
     ),
     Mutant(
         "importing_has_an_effect",
