@@ -71,7 +71,10 @@ class Hooks:
             text = encode_json(shown, name="snapshot", depth=self._limits.event_depth)
             if len(text) > self._limits.event_bytes:
                 raise InvalidEvent(f"the snapshot has {len(text)} bytes, and Limits.event_bytes allows less")
-        except Exception:  # the application's own code; the gap itself must be told all the same
+        except (Exception, asyncio.CancelledError) as error:  # the application's own; the gap must be told all the same
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise  # it is we who are cancelled, and not something that the hook waited for
             logger.exception("the snapshot hook failed: the gap is told without one")
             return None
         return text

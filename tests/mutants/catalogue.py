@@ -771,6 +771,242 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/unit/test_supply_chain.py::test_no_module_of_the_packages_breaks_the_rule",),
     ),
     Mutant(
+        "control_entry_is_shown",
+        "an order is shown to no client",
+        (
+            Edit(
+                CURSOR,
+                "                continue\n            if self._thread_id",
+                "                pass\n            if self._thread_id",
+            ),
+        ),
+        ("tests/unit/test_cursor.py::test_a_control_entry_of_an_unknown_kind_is_stepped_over",),
+    ),
+    Mutant(
+        "order_is_not_the_last_thing",
+        "nothing comes after an order",
+        (
+            Edit(
+                CURSOR,
+                "                    out.append(ended)\n                    break\n",
+                "                    out.append(ended)\n                    continue\n",
+            ),
+        ),
+        ("tests/unit/test_cursor.py::test_an_order_ends_everything_that_comes_later",),
+    ),
+    Mutant(
+        "order_obeyed_though_settled",
+        "an order from before a connection was let in does not end it",
+        (
+            Edit(
+                CURSOR,
+                "entry.offset <= settled.offset:\n            return None",
+                "entry.offset < settled.offset:\n            return None",
+            ),
+        ),
+        ("tests/unit/test_cursor.py::test_orders_up_to_the_settled_head_are_stepped_over_and_the_next_is_obeyed",),
+    ),
+    Mutant(
+        "order_settled_in_another_life",
+        "what was settled in one life of a log says nothing of the next",
+        (
+            Edit(
+                CURSOR,
+                "settled is not None and entry.epoch == settled.epoch and entry.offset <=",
+                "settled is not None and entry.offset <=",
+            ),
+        ),
+        ("tests/unit/test_cursor.py::test_a_settled_head_of_another_life_settles_nothing_of_this_one",),
+    ),
+    Mutant(
+        "rollback_settles_later_orders",
+        "an order counts though a store that went back in time uses its offset anew",
+        (Edit(CURSOR, "                self.settled = last.position", "                pass"),),
+        (
+            "tests/unit/test_follower.py::test_orders_after_a_store_went_back_in_time_count_though_their_offsets_were_settled_before",
+        ),
+    ),
+    Mutant(
+        "control_log_not_compared",
+        "an order of another log ends nobody and is an alarm",
+        (Edit(CURSOR, "        if entry.log != self._grant.log:", "        if False:"),),
+        (
+            "tests/unit/test_cursor.py::test_an_order_of_another_log_is_a_violation_and_ends_nobody_for_a_reason_of_others",
+        ),
+    ),
+    Mutant(
+        "gap_without_a_look_at_the_deny_list",
+        "after a gap the deny-list is asked before anything is sent",
+        (Edit(FOLLOWER, "if not await self._permits():", "if False:"),),
+        ("tests/unit/test_follower.py::test_who_is_on_the_deny_list_is_ended_in_a_gap_though_no_order_says_so",),
+    ),
+    Mutant(
+        "gap_lost_when_the_log_is_in_trouble",
+        "a gap that cannot be settled now is told later",
+        (Edit(FOLLOWER, "                self._cursor.position = before  # nothing of this was sent\n", ""),),
+        ("tests/unit/test_follower.py::test_trouble_with_the_log_is_nothing_to_send_and_is_tried_again_soon",),
+    ),
+    Mutant(
+        "first_read_passes_over_orders",
+        "a reader without a cursor passes over no order that was trimmed",
+        (Edit(FOLLOWER, "if self._cursor.passes_over(batch.start):", "if False:"),),
+        ("tests/unit/test_follower.py::test_a_reader_without_a_cursor_for_whom_an_order_was_trimmed_is_ended_too",),
+    ),
+    Mutant(
+        "rate_of_frames_ignored",
+        "a client sends so many frames a second and no more",
+        (Edit(INBOUND, "not self._allowance.take(_size(frame), time())", "False"),),
+        ("tests/unit/test_inbound.py::test_more_frames_than_the_rate_allows_end_in_4429",),
+    ),
+    Mutant(
+        "rate_in_characters",
+        "bytes are counted as bytes",
+        (Edit(INBOUND, "self._allowance.take(_size(frame), time())", "self._allowance.take(len(frame), time())"),),
+        ("tests/unit/test_inbound.py::test_the_rate_of_bytes_is_one_of_bytes_and_not_of_characters",),
+    ),
+    Mutant(
+        "refresh_with_a_revoked_token",
+        "a revoked token does not renew a connection",
+        (Edit(INBOUND, "if not permitted:", "if False:"),),
+        ("tests/unit/test_inbound.py::test_a_newer_token_that_is_denied_closes_the_socket_and_is_not_acknowledged",),
+    ),
+    Mutant(
+        "order_before_what_it_follows",
+        "what was emitted before an order is delivered before it",
+        (
+            Edit(
+                OUTBOUND,
+                '                if lines:\n                    await self._write("\\n".join(lines), events, oldest)\n                raise Ordered',
+                "                raise Ordered",
+            ),
+        ),
+        (
+            "tests/unit/test_outbound.py::test_an_order_comes_after_what_was_before_it_was_written_and_before_anything_else",
+        ),
+    ),
+    Mutant(
+        "deny_list_after_the_order",
+        "the deny-list is written first",
+        (
+            Edit(
+                REVOCATION,
+                "        await self._state.deny(user_id, token_id, issued_until=now, until=now + seconds)\n        await self._order(user_id, Order(int(CloseCode.REVOKED), token_id=token_id))",
+                "        await self._order(user_id, Order(int(CloseCode.REVOKED), token_id=token_id))\n        await self._state.deny(user_id, token_id, issued_until=now, until=now + seconds)",
+            ),
+        ),
+        ("tests/unit/test_revocation.py::test_the_deny_list_is_written_before_the_log_and_before_anybody_is_told",),
+    ),
+    Mutant(
+        "leaving_connections_are_not_ordered",
+        "a connection that is being sent away is revoked all the same",
+        (
+            Edit(
+                REVOCATION,
+                "(*self._registry.of(user_id).values(), *self._registry.leaving())",
+                "self._registry.of(user_id).values()",
+            ),
+        ),
+        ("tests/unit/test_revocation.py::test_those_on_their_way_out_are_told_as_well",),
+    ),
+    Mutant(
+        "token_without_a_date_counts_as_new",
+        "a credential that does not say when it was issued counts as old",
+        (
+            Edit(
+                STATE,
+                "(issued_at is None or issued_at <= everything.issued_until)",
+                "(issued_at is not None and issued_at <= everything.issued_until)",
+            ),
+        ),
+        ("tests/unit/test_state.py::test_a_credential_that_does_not_say_when_it_was_issued_counts_as_old",),
+    ),
+    Mutant(
+        "denial_shortened",
+        "a denial is never shortened",
+        (
+            Edit(
+                STATE,
+                "_Denial(max(issued_until, known.issued_until), max(until, known.until))",
+                "_Denial(issued_until, until)",
+            ),
+        ),
+        ("tests/unit/test_state.py::test_a_denial_is_prolonged_and_never_shortened",),
+    ),
+    Mutant(
+        "storm_comes_again_at_once",
+        "those who are sent away come again one after the other",
+        (
+            Edit(
+                "websocket_core/admission.py",
+                "self._slot = min(max(self._slot, now + SOONEST) + 1.0 / pace, now + LATEST)",
+                "self._slot = now + SOONEST",
+            ),
+        ),
+        ("tests/unit/test_admission.py::test_each_is_given_a_time_of_its_own_one_after_the_other",),
+    ),
+    Mutant(
+        "address_never_forgotten",
+        "nothing is kept of an address that has gone",
+        (
+            Edit(
+                "websocket_core/admission.py",
+                "            if not self._addresses[address]:\n                del self._addresses[address]\n",
+                "",
+            ),
+        ),
+        ("tests/unit/test_admission.py::test_whoever_comes_and_goes_nothing_is_left_behind_and_no_bound_is_passed",),
+    ),
+    Mutant(
+        "snapshot_without_end",
+        "a gap is told though its snapshot does not come",
+        (Edit("websocket_core/hooks.py", "asyncio.timeout(self._limits.snapshot_timeout)", "asyncio.timeout(None)"),),
+        ("tests/unit/test_hooks.py::test_a_gap_is_told_also_without_the_snapshot_that_should_come_with_it",),
+    ),
+    Mutant(
+        "almost_true_is_a_yes",
+        "anything but True is a no",
+        (
+            Edit(
+                "websocket_core/authorization.py",
+                "await self._narrow(principal, verb) is not True",
+                "not await self._narrow(principal, verb)",
+            ),
+        ),
+        ("tests/unit/test_authorization.py::test_whatever_is_not_true_is_a_no",),
+    ),
+    Mutant(
+        "owner_not_compared",
+        "nobody may do anything with what is somebody else's",
+        (
+            Edit(
+                "websocket_core/authorization.py",
+                "if verb not in _OWNERS or principal.user_id != owner:",
+                "if verb not in _OWNERS:",
+            ),
+        ),
+        ("tests/unit/test_authorization.py::test_nobody_may_do_anything_with_what_is_somebody_elses",),
+    ),
+    Mutant(
+        "shutdown_leaves_clients_no_time",
+        "a log that is away leaves clients the time to be told",
+        (Edit(MANAGER, "self.limits.shutdown_timeout / 4", "0.0"),),
+        ("tests/unit/test_unified_manager.py::test_a_log_that_takes_nothing_leaves_time_to_tell_the_clients",),
+    ),
+    Mutant(
+        "busy_process_sends_each_event_by_itself",
+        "a busy process shares frames",
+        (
+            Edit(
+                "websocket_core/pacing.py",
+                "self._busy = delivered - self._delivered > self._busy_events * passed",
+                "self._busy = False",
+            ),
+        ),
+        (
+            "tests/unit/test_pacing.py::test_in_a_busy_process_events_share_frames_and_none_waits_longer_than_a_busy_window",
+        ),
+    ),
+    Mutant(
         "importing_has_an_effect",
         "nothing happens at import",
         (

@@ -216,6 +216,18 @@ async def test_a_snapshot_that_fails_is_logged_with_its_traceback(
 
 
 @virtual_time
+async def test_a_snapshot_that_waited_for_something_that_was_cancelled_is_a_failure_of_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def snapshot(_connection: WebSocketConnection) -> dict[str, Any]:
+        waited: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        waited.cancel()
+        return await waited
+
+    assert await some_hooks(snapshot=snapshot).snapshot(CONNECTION) is None
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
 async def test_being_cancelled_in_a_snapshot_is_no_failure_of_it(caplog: pytest.LogCaptureFixture) -> None:
     async def snapshot(_connection: WebSocketConnection) -> dict[str, Any]:
         await asyncio.sleep(1.0)
