@@ -35,9 +35,9 @@ def websocket_router(
     if isinstance(origins, str):
         raise InvalidInput("origins is a list, such as ['https://app.example']")
     router = APIRouter()
-    listed = None if origins is None else list(origins)
-    entrance = Entrance(manager, authenticate=authenticate, origins=listed, query_token=query_token)
+    entrance = Entrance(manager, authenticate=authenticate, origins=origins, query_token=query_token)
     ticket: ASGIApp = TicketEndpoint(manager, entrance)
+    listed = entrance.listed_origins
     if listed is not None:  # pages of other origins may read the answer, and send the cookies and headers it needs
         ticket = CORSMiddleware(
             ticket,

@@ -24,7 +24,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fastapi import FastAPI
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.asgi import ASGIClient, ask, scope_of
@@ -140,6 +140,11 @@ CURSOR = encode_cursor(POSITION)
 
 
 @MANY
+@example("AAAAAAAA.\u0661.x")
+@example("AAAAAAAA.01.x")
+@example("AAAAAAAA.1.x\n")
+@example("AAAAAAAA.1.")
+@example("AAAAAAAA.0.x")
 @given(hostile_text(CURSOR.encode(), b"AAAAAAAA.0.", b"AAAAAAAA.9007199254740991.x"))
 def test_a_hostile_cursor_is_a_position_written_exactly_so_or_malformed(text: str) -> None:
     try:
@@ -486,6 +491,10 @@ ALLOWED = {"https://app.example", "https://app.example:443", "http://[::1]:8000"
 
 
 @MANY
+@example(b"https://app.example:444")
+@example(b"http://app.example")
+@example(b"https://app.example.evil.example")
+@example(b"https://app.example\t")
 @given(hostile(APP.encode(), b"https://app.example:443", b"http://[::1]:8000", b"null", b"https://app.example/"))
 def test_a_hostile_origin_is_one_that_is_listed_or_refused(value: bytes) -> None:
     scope = scope_of("websocket", "/ws", headers=[("origin", value.decode("latin-1"))])

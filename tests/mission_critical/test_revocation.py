@@ -354,6 +354,26 @@ async def test_a_reader_that_is_blocked_in_a_write_is_given_up(where: str, v1: b
         await refused(both.there, issued(ago=60.0 + WITHIN + 15.0))
 
 
+@virtual_time
+async def test_a_connection_that_was_replaced_and_hangs_is_given_up_as_well() -> None:
+    """It is on its way out already, and nobody counts it any more."""
+    async with processes("this process") as both:
+        hanging = await a_tab(both.here, connection_id="a")
+        await hanging.greeted()
+        hanging.socket.block()
+        await both.emit(0)
+        await turns()
+        newer = await a_tab(both.here, connection_id="a")
+        await newer.has(1)
+        assert both.here.get_stats()["total_connections"] == 1
+        await both.here.revoke("alice")
+        await ends_with(newer, 4410)
+        await ends(hanging)
+        hanging.socket.unblock()
+        await turns()
+        assert hanging.numbers == []
+
+
 @WHERE
 @pytest.mark.parametrize("gate_first", [True, False], ids=["before it reads", "when it has read"])
 @virtual_time
@@ -646,6 +666,7 @@ async def test_a_denial_lasts_as_long_as_it_was_asked_to_and_no_repetition_short
             else:
                 await (await a_tab(both.there, old)).greeted()
         await both.here.revoke("bob", seconds=50.0)
+        await both.here.revoke("bob", seconds=1.0)
         await asyncio.sleep(49.0)
         await refused(both.there, issued("bob", ago=60.0))
         await asyncio.sleep(2.0)

@@ -642,6 +642,15 @@ async def test_pages_of_the_listed_origins_and_no_others_may_read_a_ticket() -> 
         assert "access-control-allow-origin" not in no_origin.headers
 
 
+@virtual_time
+async def test_an_origin_is_the_same_however_it_is_written_in_the_list() -> None:
+    """A browser writes it in one way: lower case, and without the usual port."""
+    async with Site(origins=[APP.upper().replace("HTTPS", "https") + ":443"]) as site:
+        answer = await site.post("alice", headers={"origin": APP})
+        assert answer.status == 200
+        assert answer.headers["access-control-allow-origin"] == APP
+
+
 @pytest.mark.parametrize(
     "origins",
     [["*"], [APP, "*"], "*", APP, ["app.example"], [f"{APP}/"], [f"{APP}/x"], ["null"], [""], ["https://"],

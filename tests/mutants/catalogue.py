@@ -1007,6 +1007,400 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     Mutant(
+        "passes_over_honours_guess",
+        "nobody steps over an order with a cursor that was guessed",
+        (
+            Edit(
+                FOLLOWER,
+                "        if self._cursor.passes_over(batch.start):",
+                "        if before is None and self._cursor.passes_over(batch.start):",
+            ),
+        ),
+        ("tests/mission_critical/test_revocation.py::test_nobody_steps_over_the_order_with_a_cursor_that_was_guessed",),
+    ),
+    Mutant(
+        "gap_fails_open",
+        "without the deny-list a gap waits",
+        (
+            Edit(
+                FOLLOWER,
+                "            try:\n                steps = await self._settled(steps)\n            except LogUnavailable:\n                self._cursor.position = before  # nothing of this was sent\n                raise\n",
+                "            try:\n                steps = await self._settled(steps)\n            except LogUnavailable:\n                pass\n",
+            ),
+        ),
+        ("tests/mission_critical/test_revocation.py::test_without_the_deny_list_a_gap_waits_and_then_loses_nothing",),
+    ),
+    Mutant(
+        "claim_jumps_ahead",
+        "a client's claim leads it past no order",
+        (
+            Edit(
+                FOLLOWER,
+                "        if batch.gap is None and claimed.offset > position.offset:\n            return []",
+                "        if False:\n            return []",
+            ),
+        ),
+        (
+            "tests/mission_critical/test_revocation.py::test_a_client_that_claims_to_stand_behind_the_order_is_ended_by_it_all_the_same",
+        ),
+    ),
+    Mutant(
+        "no_order [26]",
+        "a revocation reaches every process by the log",
+        (
+            Edit(
+                REVOCATION, "        await self._order(user_id, Order(int(CloseCode.REVOKED), token_id=token_id))\n", ""
+            ),
+        ),
+        ("tests/mission_critical/test_revocation.py::test_a_revoked_user_is_out_everywhere_within_two_seconds",),
+    ),
+    Mutant(
+        "only_here [26]",
+        "a revocation is not only local",
+        (
+            Edit(
+                REVOCATION,
+                "        await self._appender.append(LogName.of_user(user_id), control_event(order, self._encoder.new_id()))",
+                "        pass",
+            ),
+        ),
+        (
+            "tests/mission_critical/test_revocation.py::test_a_revoked_user_is_out_everywhere_within_two_seconds[another process]",
+        ),
+    ),
+    Mutant(
+        "revocation_overrides_nothing",
+        "who is being sent away is told to forget when revoked",
+        (
+            Edit(
+                CONNECTION,
+                "        if code is not CloseCode.REVOKED and self._close_code is not None and (flush or not self._flush):\n            return\n        if self._close_code is None or code is CloseCode.REVOKED:",
+                "        if self._close_code is not None and (flush or not self._flush):\n            return\n        if self._close_code is None:",
+            ),
+        ),
+        ("tests/mission_critical/test_revocation.py::test_who_is_being_sent_away_is_revoked_all_the_same",),
+    ),
+    Mutant(
+        "no_force",
+        "a read that does not return keeps no revoked socket open",
+        (Edit(CONNECTION, "        self._loop.call_later(CUT_SECONDS, self.cut)\n", ""),),
+        ("tests/mission_critical/test_revocation.py::test_a_reader_whose_read_does_not_return_is_out_in_time",),
+    ),
+    Mutant(
+        "cut_at_once",
+        "a slow reader that comes along is told 4410",
+        (
+            Edit(
+                CONNECTION,
+                "        self.close(code)\n        self._loop.call_later(CUT_SECONDS, self.cut)\n",
+                "        self.close(code)\n        self.cut()\n",
+            ),
+        ),
+        ("tests/mission_critical/test_revocation.py::test_a_reader_that_is_far_behind_and_slow_is_out_in_time",),
+    ),
+    Mutant(
+        "disconnect_at_once",
+        "what was emitted before a disconnect is delivered first",
+        (
+            Edit(
+                CONNECTION, "        self._loop.call_later(ORDER_SECONDS, self._obey, code)", "        self._obey(code)"
+            ),
+        ),
+        (
+            "tests/mission_critical/test_revocation.py::test_a_disconnected_user_is_sent_what_was_emitted_before_and_then_1000",
+        ),
+    ),
+    Mutant(
+        "refresh_fails_open",
+        "without the deny-list a refresh keeps nobody in",
+        (
+            Edit(
+                INBOUND,
+                '        peer.close(CloseCode.OVERLOADED)\n        raise FrameRefused("unavailable", "the token cannot be judged now") from None\n',
+                '        raise FrameRefused("unavailable", "the token cannot be judged now") from None\n',
+            ),
+        ),
+        ("tests/mission_critical/test_revocation.py::test_without_the_deny_list_a_refresh_keeps_nobody_in",),
+    ),
+    Mutant(
+        "control_trimmed",
+        "the last order outlives the retention",
+        (Edit(MEMORY, "        if connection_id == CONTROL:\n            held.control = held.entry(offset)\n", ""),),
+        (
+            "tests/mission_critical/test_revocation.py::test_an_order_that_was_trimmed_ends_whoever_comes_to_the_gap[the order only-v1]",
+        ),
+    ),
+    Mutant(
+        "denial_deleted_with_user",
+        "who is deleted and comes again is still revoked",
+        (
+            Edit(
+                STATE,
+                "        self._connections.pop(user_id, None)\n",
+                "        self._connections.pop(user_id, None)\n        self._denials.pop((user_id, None), None)\n",
+            ),
+        ),
+        ("tests/mission_critical/test_revocation.py::test_who_is_deleted_and_comes_again_is_still_revoked",),
+    ),
+    Mutant(
+        "denial_of_everybodys_token",
+        "the token ids of one user say nothing of another's",
+        (
+            Edit(
+                STATE,
+                "None if token_id is None else self._denials.get((user_id, token_id))",
+                "None if token_id is None else next((d for k, d in self._denials.items() if k[1] == token_id), None)",
+            ),
+        ),
+        (
+            "tests/mission_critical/test_revocation.py::test_a_revoked_token_ends_the_connections_that_it_opened_and_no_others",
+        ),
+    ),
+    Mutant(
+        "ticket_no_expiry",
+        "a ticket lives thirty seconds",
+        (Edit(STATE, "kept is not None and self._monotonic() <= kept[2]", "kept is not None"),),
+        ("tests/mission_critical/test_tickets.py::test_a_ticket_lives_thirty_seconds",),
+    ),
+    Mutant(
+        "tickets_unbounded",
+        "the unspent tickets of a user are bounded",
+        (
+            Edit(
+                STATE,
+                "        if len(of_user) > TICKETS_PER_USER:\n            self._drop_ticket(next(iter(of_user)))\n",
+                "",
+            ),
+        ),
+        ("tests/mission_critical/test_tickets.py::test_unspent_tickets_are_bounded_for_each_user_and_the_oldest_goes",),
+    ),
+    Mutant(
+        "tickets_never_forgotten",
+        "tickets that nobody spends are forgotten",
+        (
+            Edit(
+                STATE,
+                "        while self._tickets_end and self._tickets_end[0][0] < now:\n            self._drop_ticket(heapq.heappop(self._tickets_end)[1])\n",
+                "",
+            ),
+        ),
+        ("tests/mission_critical/test_tickets.py::test_tickets_that_nobody_spends_are_forgotten",),
+    ),
+    Mutant(
+        "tickets_outlive_user",
+        "the tickets of a user who is deleted are gone",
+        (
+            Edit(
+                STATE,
+                "        for key in list(self._tickets_of.get(user_id, ())):\n            self._drop_ticket(key)\n",
+                "",
+            ),
+        ),
+        ("tests/mission_critical/test_tickets.py::test_the_tickets_of_a_user_who_is_deleted_are_gone",),
+    ),
+    Mutant(
+        "ticket_without_expiry",
+        "a ticket carries the expiry of the token that bought it",
+        (Edit(TICKETS, '            "expires_at": principal.expires_at,', '            "expires_at": None,'),),
+        ("tests/mission_critical/test_tickets.py::test_a_ticket_carries_the_expiry_of_the_token_that_bought_it",),
+    ),
+    Mutant(
+        "ticket_without_token_id",
+        "a connection by ticket is revoked with the token behind it",
+        (Edit(TICKETS, '            "token_id": principal.token_id,', '            "token_id": None,'),),
+        (
+            "tests/mission_critical/test_tickets.py::test_a_connection_by_ticket_is_ended_by_a_revocation_of_the_token_behind_it",
+        ),
+    ),
+    Mutant(
+        "ticket_falls_back",
+        "a ticket that is not accepted is not replaced by something else",
+        (
+            Edit(
+                ENDPOINT,
+                "                if request.token is not None or ticket is not None:\n                    raise\n",
+                "                if ticket is not None and request.token is not None:\n                    return await self._manager.connect_user(socket, (p := await self._entrance.principal(request)).user_id, principal=p)\n                if request.token is not None or ticket is not None:\n                    raise\n",
+            ),
+        ),
+        ("tests/mission_critical/test_tickets.py::test_a_ticket_that_is_not_accepted_is_not_replaced_by_a_header",),
+    ),
+    Mutant(
+        "ticket_for_revoked",
+        "a revoked credential gets no ticket",
+        (
+            Edit(
+                "websocket_core/transports/ticket.py",
+                '            if refusal is CloseCode.REVOKED:\n                raise AuthenticationFailed("the credential was revoked")\n            if refusal is not None:',
+                "            if False:",
+            ),
+        ),
+        ("tests/mission_critical/test_tickets.py::test_a_revoked_credential_gets_no_ticket",),
+    ),
+    Mutant(
+        "ticket_cached",
+        "no answer with a ticket is kept by anybody",
+        (
+            Edit(
+                "websocket_core/transports/ticket.py",
+                'NO_STORE: Final = {"Cache-Control": "no-store", ',
+                "NO_STORE: Final = {",
+            ),
+        ),
+        ("tests/mission_critical/test_tickets.py::test_no_answer_may_be_kept_by_anybody",),
+    ),
+    Mutant(
+        "authenticate_before_gate",
+        "who is sent away costs the authenticator nothing",
+        (
+            Edit(
+                "websocket_core/transports/ticket.py",
+                "        admitted = self._manager.admission.enter(network_of(host_of(scope)))\n",
+                "        try:\n            await self._entrance.principal(self._entrance.request(scope))\n        except Exception:\n            pass\n        admitted = self._manager.admission.enter(network_of(host_of(scope)))\n",
+            ),
+        ),
+        ("tests/mission_critical/test_tickets.py::test_who_may_not_come_in_costs_the_authenticator_nothing",),
+    ),
+    Mutant(
+        "cookies_always",
+        "cookies count only where the origins are listed",
+        (
+            Edit(
+                ENTRANCE,
+                "            cookies={} if self._origins is None else _cookies",
+                "            cookies=_cookies",
+            ),
+        ),
+        ("tests/mission_critical/test_tickets.py::test_a_cookie_counts_only_where_the_origins_are_listed",),
+    ),
+    Mutant(
+        "cors_any",
+        "pages of the listed origins and no others read a ticket",
+        (Edit("websocket_core/router.py", "            allow_origins=listed,", "            allow_origins=['*'],"),),
+        ("tests/mission_critical/test_tickets.py::test_pages_of_the_listed_origins_and_no_others_may_read_a_ticket",),
+    ),
+    Mutant(
+        "origin_prefix",
+        "an origin is compared exactly",
+        (
+            Edit(
+                ENTRANCE,
+                "                return named in self._origins",
+                "                return any(named[:2] == each[:2] for each in self._origins)",
+            ),
+        ),
+        ("tests/mission_critical/test_hostile_bytes.py::test_a_hostile_origin_is_one_that_is_listed_or_refused",),
+    ),
+    Mutant(
+        "cookies_of_the_library",
+        "a hostile header costs no more than its length",
+        (
+            Edit(
+                ENTRANCE,
+                '    cookies = {}\n    for part in header.split(";"):',
+                '    from http.cookies import CookieError, SimpleCookie\n    try:\n        return {n: m.value for n, m in SimpleCookie(header).items()}\n    except CookieError:\n        return {}\n    cookies = {}\n    for part in header.split(";"):',
+            ),
+        ),
+        ("tests/mission_critical/test_hostile_bytes.py::test_the_worst_headers_are_read_soon",),
+    ),
+    Mutant(
+        "deep_order",
+        "a hostile control entry is an order or nothing",
+        (Edit("websocket_core/control.py", ", AttributeError, RecursionError)", ", AttributeError)"),),
+        ("tests/mission_critical/test_hostile_bytes.py::test_a_hostile_control_entry_is_an_order_or_nothing",),
+    ),
+    Mutant(
+        "cursor_unicode_digits",
+        "a cursor is written exactly so, or malformed",
+        (
+            Edit(
+                "websocket_core/wire.py",
+                '_OFFSET: Final = re.compile(r"(?:0|[1-9][0-9]{0,15})\\Z")',
+                '_OFFSET: Final = re.compile(r"\\d{1,16}\\Z")',
+            ),
+        ),
+        (
+            "tests/mission_critical/test_hostile_bytes.py::test_a_hostile_cursor_is_a_position_written_exactly_so_or_malformed",
+        ),
+    ),
+    Mutant(
+        "cancel_anybodys",
+        "somebody else's run does not exist",
+        (
+            Edit(
+                "websocket_core/runs.py",
+                "        stops = list(self._runs.get(user_id, {}).get(run_id, ()))",
+                "        stops = [stop for runs in self._runs.values() for stop in runs.get(run_id, ())]",
+            ),
+        ),
+        ("tests/mission_critical/test_hostile_user.py::test_whose_run_it_is_decides_who_may_stop_it",),
+    ),
+    Mutant(
+        "cursor_is_an_address [20]",
+        "a cursor is data, never an address",
+        (
+            Edit(
+                MEMORY,
+                "        held = self._logs.get(log)\n        if held is None:\n            return Batch(None, (), False, GapReason.NEW_EPOCH if after is not None else None)",
+                "        held = next((each for each in self._logs.values() if after is not None and each.epoch == after.epoch), None) or self._logs.get(log)\n        if held is None:\n            return Batch(None, (), False, GapReason.NEW_EPOCH if after is not None else None)",
+            ),
+        ),
+        ("tests/mission_critical/test_hostile_user.py::test_who_names_everything_receives_nothing",),
+    ),
+    Mutant(
+        "cursor_logged",
+        "no cursor reaches a log",
+        (
+            Edit(
+                MANAGER,
+                '            logger.info("connected", extra={"connection_id": connection_id})',
+                '            logger.info("connected", extra={"connection_id": connection_id, "cursor": cursor})',
+            ),
+        ),
+        (
+            "tests/integration/test_sixty_inputs.py::test_a_bad_input_gets_its_answer_and_harms_nobody[48: secrets everywhere]",
+        ),
+    ),
+    Mutant(
+        "query_logged",
+        "no query string reaches a log",
+        (
+            Edit(
+                "websocket_core/server_logging.py",
+                '    return escaped(str(value).partition("?")[0])',
+                "    return escaped(str(value))",
+            ),
+        ),
+        (
+            "tests/integration/test_sixty_inputs.py::test_a_bad_input_gets_its_answer_and_harms_nobody[48: secrets everywhere]",
+        ),
+    ),
+    Mutant(
+        "refusal_logs_error",
+        "a flood of refusals is no flood of errors in the log",
+        (
+            Edit(
+                "websocket_core/server_frames.py",
+                "            self.handshake_complete = True\n        return super().send",
+                "            pass\n        return super().send",
+            ),
+        ),
+        (
+            "tests/integration/test_sixty_inputs.py::test_a_bad_input_gets_its_answer_and_harms_nobody[52: a flood of one address]",
+        ),
+    ),
+    Mutant(
+        "metric_by_user",
+        "the number of series does not depend on users",
+        (
+            Edit(
+                "websocket_core/metrics.py",
+                "            yield CounterMetricFamily(name, documentation, value=getattr(self, attribute))",
+                "            family = CounterMetricFamily(name, documentation, labels=['n'])\n            for each in range(1 + getattr(self, attribute)):\n                family.add_metric([str(each)], 1)\n            yield family",
+            ),
+        ),
+        ("tests/mission_critical/test_metrics_name_nobody.py::test_ten_thousand_users_leave_the_series_as_they_were",),
+    ),
+    Mutant(
         "importing_has_an_effect",
         "nothing happens at import",
         (

@@ -49,6 +49,16 @@ class Entrance:
         self._query_token = query_token
         self.tickets = Tickets(manager)
 
+    @property
+    def listed_origins(self) -> list[str] | None:
+        """The origins of the list as browsers write them."""
+        if self._origins is None:
+            return None
+        usual = {("http", 80), ("https", 443)}
+        return sorted(
+            f"{scheme}://{host}{'' if (scheme, port) in usual else f':{port}'}" for scheme, host, port in self._origins
+        )
+
     def allows_origin(self, scope: Scope) -> bool:
         """Programs send no origin. A browser's must be on the list; without a list it must be the server's own."""
         origin = host = None
