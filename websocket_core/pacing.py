@@ -41,11 +41,10 @@ class Alarm:
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
 
-    async def wait(self) -> None:
-        """Wait until the alarm rings."""
+    def wait(self) -> asyncio.Future[None]:
+        """What to await until the alarm rings. No coroutine, which would be one more for each event."""
         self._waiter = self._loop.create_future()
-        await self._waiter
-        self._waiter = None
+        return self._waiter
 
     async def linger(self, seconds: float, enough: int) -> None:
         """Wait so many seconds, until `enough` were counted, or until the alarm rings."""
