@@ -1401,6 +1401,28 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/mission_critical/test_metrics_name_nobody.py::test_ten_thousand_users_leave_the_series_as_they_were",),
     ),
     Mutant(
+        "answers_under_way_are_doubted",
+        "an answer that was under way when a gap was told is no reason for another gap",
+        (
+            Edit(
+                "websocket_core/heartbeat.py", "        answers = self._answers(claimed)\n", "        answers = False\n"
+            ),
+        ),
+        (
+            "tests/simulation/test_found.py::"
+            "test_an_answer_that_was_under_way_when_a_gap_was_told_is_no_reason_for_another_gap",
+        ),
+    ),
+    Mutant(
+        "claims_are_free",
+        "a client does not have its log read to it as often as it likes",
+        (Edit("websocket_core/heartbeat.py", "not self._doubted, True", "True, True"),),
+        (
+            "tests/unit/test_heartbeat.py::"
+            "test_what_nobody_here_can_have_sent_is_doubtful_at_once_and_once_for_each_ping",
+        ),
+    ),
+    Mutant(
         "importing_has_an_effect",
         "nothing happens at import",
         (

@@ -102,12 +102,14 @@ def test_before_the_first_read_there_is_nothing_to_compare_with() -> None:
     [at(9, "f"), at(3, "f"), at(10), at(10_000), Position("e", 9, "other"), Position("e", 9, "m"), at(0, "f")],
     ids=["another life", "another life, behind", "ahead", "far ahead", "another entry", "part of a mark", "new life"],
 )
-def test_what_nobody_here_can_have_sent_is_doubtful_at_once_and_each_time(claimed: Position) -> None:
+def test_what_nobody_here_can_have_sent_is_doubtful_at_once_and_once_for_each_ping(claimed: Position) -> None:
+    """To compare costs a read of all that is retained; a client is not to have that as often as it likes."""
     heartbeat = Heartbeat(timeout=20.0)
     assert heartbeat.doubts(claimed, at(9))
-    heartbeat.asked(0.0, at(9), owes=True)
+    assert not heartbeat.doubts(claimed, at(9))
+    heartbeat.asked(0.0, None, owes=True)
     assert heartbeat.doubts(claimed, at(9))
-    assert heartbeat.doubts(claimed, at(9))
+    assert not heartbeat.doubts(claimed, at(9))
 
 
 def test_a_client_that_stands_still_behind_what_both_named_has_missed_something() -> None:
@@ -282,6 +284,8 @@ async def test_a_client_that_cannot_be_where_it_says_is_told_a_gap_and_shown_wha
             (Position("before", 1, "e1"), "new_epoch"),
         ):
             assert numbers(await client.says(encode_cursor(claimed), kind)) == [reason, 1, 2]
+            assert await client.says(encode_cursor(claimed), kind) == [], "not as often as it likes"
+            await client.asked()
         await emitted(manager, 3)
         await client.tab.has(11)
         assert [event["data"]["n"] for event in client.tab.events] == [1, 2] * 5 + [3], "and it goes on from there"
@@ -296,6 +300,7 @@ async def test_a_cursor_of_another_user_is_a_place_nowhere() -> None:
         await client.tab.has(1)
         for position in hers:
             assert numbers(await client.says(encode_cursor(position))) == ["new_epoch", 1]
+            await client.asked()
 
 
 @virtual_time
