@@ -3,6 +3,7 @@
     python -m tests.simulation --seeds 500             seeds 0 to 499, on every core
     python -m tests.simulation --first 500 --seeds 100 seeds 500 to 599
     python -m tests.simulation --seed 7 --trace        one seed, with all that happened in it
+    python -m tests.simulation --kind rollback         every seed in a world of that kind
 
 The exit status is 1 if a promise was broken.
 """
@@ -22,28 +23,34 @@ from typing import Any, Final
 
 from tests.simulation.checker import Fault
 from tests.simulation.ledger import Answered, Appended, Invoked, Received
-from tests.simulation.scenario import Outcome, run_seed
+from tests.simulation.scenario import Kind, Outcome, run_seed
 
-CHUNK: Final = 10
-"""So many seeds are given to a process at a time."""
+CHUNK: Final = 50
+"""So many seeds are given to a process at a time, at most: to begin one costs as much as three seeds."""
 SEED_SECONDS: Final = 60
 """No seed takes so long, unless something turns for ever."""
+SHOWN: Final = 10
+"""Of so many seeds that failed, what failed in them is printed."""
 COUNTS: Final = ("virtual", "connections", "deliveries", "emitted")
 MUST_LAND: Final = (
     "append_behind_a_read", "append_failed", "append_refused", "append_reply_lost", "cancel_by_user",
-    "cancelled_emit", "cancelled_in_append", "cancelled_run", "closed_1012", "closed_4400", "closed_4403",
-    "closed_4408", "closed_4409", "closed_4419", "connect_foreign", "connect_invented", "connect_latest",
-    "connect_none", "crowd", "cut", "cut_handshake", "cut_mid_frame", "disconnected", "forgotten_log", "fragment",
-    "half_open", "late_wake_up", "loop_stall", "lost_wake_up", "meddling", "message_reset", "mixed_reply",
-    "read_failed", "restart_crash", "restart_drain", "restart_shutdown", "restart_stop", "retried_emit",
-    "run_stopped_by_user", "slow_reader", "stall",
+    "cancelled_emit", "cancelled_in_append", "cancelled_run", "closed_1012", "closed_4400", "closed_4401",
+    "closed_4403", "closed_4408", "closed_4409", "closed_4419", "connect_foreign", "connect_invented",
+    "connect_latest", "connect_none", "crowd", "cut", "cut_handshake", "cut_mid_frame", "disconnected",
+    "forgotten_log", "fragment", "gap_diverged", "gap_new_epoch", "gap_trimmed", "half_open", "late_wake_up",
+    "loop_stall", "loop_stall_beyond_timeout", "lost_wake_up", "meddling", "message_reset", "mixed_reply",
+    "read_failed", "restart_crash", "restart_drain", "restart_shutdown", "restart_stop", "resumed", "retried_emit",
+    "rollback", "rollback_ahead", "rollback_ahead_idle", "rollback_lost_entry", "rollback_overgrown",
+    "rollback_resume_kept", "rollback_resume_lost", "rollback_retried", "rollback_unnoticed", "rollback_woken",
+    "run_stopped_by_user", "shuffled_step", "slow_reader", "stall", "suspended_call",
 )  # fmt: skip
-"""Faults that a run of 100 seeds or more must have seen. One that never lands is no test."""
+"""Faults that a run of 100 seeds or more, of their own kinds, must have seen. One that never lands is no test."""
 
 
 def summary(outcome: Outcome) -> dict[str, Any]:
     return {
         "seed": outcome.seed,
+        "kind": outcome.kind.value,
         "violations": [[violation.fault.value, violation.at, violation.what] for violation in outcome.violations],
         "faults": dict(outcome.faults),
         "digest": outcome.digest,
@@ -54,7 +61,7 @@ def summary(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _worker(first: int, count: int, *, stop: bool, signals_arrive: bool) -> int:
+def _worker(first: int, count: int, *, stop: bool, kind: Kind | None) -> int:
     """Run some seeds and print one line of JSON for each."""
     seed = first
 
@@ -62,23 +69,25 @@ def _worker(first: int, count: int, *, stop: bool, signals_arrive: bool) -> int:
         """A step of the loop that never ends: nothing inside the loop could tell."""
         what = f"the seed took longer than {SEED_SECONDS} s; the seeds after it were not run"
         line = {**dict.fromkeys(COUNTS, 0), "seed": seed, "violations": [[Fault.RESIDUE.value, 0.0, what]]}
-        print(json.dumps({**line, "faults": {}, "digest": ""}), flush=True)
+        print(json.dumps({**line, "kind": str(kind), "faults": {}, "digest": ""}), flush=True)
         os._exit(0)
 
     signal.signal(signal.SIGALRM, hung)
     for seed in range(first, first + count):
         signal.alarm(SEED_SECONDS)
-        line = summary(run_seed(seed, signals_arrive=signals_arrive))
+        line = summary(run_seed(seed, kind))
         print(json.dumps(line), flush=True)
         if stop and line["violations"]:
             break
     return 0
 
 
-def run_many(first: int, count: int, processes: int, *, stop: bool = False) -> Iterator[dict[str, Any]]:
+def run_many(
+    first: int, count: int, processes: int, *, stop: bool = False, kind: Kind | None = None
+) -> Iterator[dict[str, Any]]:
     """The summaries of the seeds, in no particular order, run by that many processes. With `stop` no further seeds
     are begun after a violation."""
-    chunk = 1 if stop else CHUNK
+    chunk = 1 if stop else min(CHUNK, -(-count // processes))
     waiting = list(range(first, first + count, chunk))[::-1]
     running: list[subprocess.Popen[str]] = []
     try:
@@ -87,6 +96,7 @@ def run_many(first: int, count: int, processes: int, *, stop: bool = False) -> I
                 begin = waiting.pop()
                 size = min(chunk, first + count - begin)
                 command = [sys.executable, "-m", "tests.simulation", "--worker", str(begin), str(size)]
+                command += [] if kind is None else ["--kind", kind]
                 running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
             oldest = running.pop(0)
             output, _ = oldest.communicate()
@@ -130,27 +140,31 @@ def report(results: list[dict[str, Any]], seconds: float) -> bool:
     seeds = len(results)
     deliveries = sum(result["deliveries"] for result in results)
     virtual = sum(result["virtual"] for result in results)
-    print(f"seeds                {seeds}")
+    kinds = Counter(result["kind"] for result in results)
+    print(f"seeds                {seeds}  ({', '.join(f'{kinds[kind]} {kind}' for kind in Kind if kinds[kind])})")
     print(f"virtual seconds      {virtual:.0f}  ({virtual / max(seconds, 1e-9):.0f} times real time)")
     print(f"connections          {sum(result['connections'] for result in results)}")
     print(f"events appended      {sum(result['emitted'] for result in results)}")
     print(f"deliveries checked   {deliveries}")
     print("faults that landed")
     for name, count in sorted(faults.items()):
-        print(f"  {name:<22} {count}")
-    missing = [name for name in MUST_LAND if not faults[name]] if seeds >= 100 else []
+        print(f"  {name:<26} {count}")
+    whole = seeds >= 100 and len(kinds) > 1
+    missing = [name for name in MUST_LAND if not faults[name]] if whole else []
     for name in missing:
-        print(f"  {name:<22} 0, so this run is no test of it")
+        print(f"  {name:<26} 0, so this run is no test of it")
     print("violations")
     for fault in Fault:
         count, of = found[fault.value], seeds if fault is Fault.RESIDUE else deliveries
         bound = f"  (95 %: fewer than {3 / of:.1e} per {'seed' if fault is Fault.RESIDUE else 'delivery'})"
-        print(f"  {fault.value:<22} {count}{'' if count else bound if of else ''}")
-    for result in sorted(results, key=lambda each: int(each["seed"])):
+        print(f"  {fault.value:<26} {count}{'' if count else bound if of else ''}")
+    failed = sorted((result for result in results if result["violations"]), key=lambda each: int(each["seed"]))
+    for result in failed[:SHOWN]:
         for fault, at, what in result["violations"][:5]:
             print(f"seed {result['seed']}: {fault} at {at:.3f}: {what}")
-        if result["violations"]:
-            print(f"  replay: python -m tests.simulation --seed {result['seed']} --trace")
+        print(f"  replay: python -m tests.simulation --kind {result['kind']} --seed {result['seed']} --trace")
+    if len(failed) > SHOWN:
+        print(f"and {len(failed) - SHOWN} more seeds: {', '.join(str(result['seed']) for result in failed[SHOWN:])}")
     print(f"wall time            {seconds:.1f} s")
     return not found and not missing
 
@@ -162,20 +176,21 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="only this one")
     parser.add_argument("--trace", action="store_true", help="with --seed: print everything that happened")
     parser.add_argument("--stop", action="store_true", help="begin no further seeds after a violation")
-    parser.add_argument("--signals-arrive", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--kind", type=Kind, choices=list(Kind), help="the kind of their worlds")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--worker", type=int, nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker is not None:
-        return _worker(*arguments.worker, stop=arguments.stop, signals_arrive=arguments.signals_arrive)
+        return _worker(*arguments.worker, stop=arguments.stop, kind=arguments.kind)
     began = time.perf_counter()
     if arguments.seed is not None:
-        outcome = run_seed(arguments.seed)
+        outcome = run_seed(arguments.seed, arguments.kind)
         if arguments.trace:
             show_trace(outcome)
         results = [summary(outcome)]
     else:
-        results = list(run_many(arguments.first, arguments.seeds, arguments.processes, stop=arguments.stop))
+        many = run_many(arguments.first, arguments.seeds, arguments.processes, stop=arguments.stop, kind=arguments.kind)
+        results = list(many)
     return 0 if report(results, time.perf_counter() - began) else 1
 
 

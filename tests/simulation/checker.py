@@ -3,6 +3,10 @@
 A model of each log, kept from outside, says in which order entries were taken, what is still retained, and which
 cursor names which place. Each tab is then followed through its connections: what it may be shown next is exactly one
 thing, except that what happens between a request and its answer may be seen either way.
+
+A store that is rolled back begins another life of its logs, which shares the beginning with the one before. Who stands
+in what they share goes on without noticing: what was lost unread is owed to nobody. Who stands beyond it, in a history
+that is no more, must be told a gap before anything else.
 """
 
 from __future__ import annotations
@@ -32,7 +36,10 @@ from tests.simulation.ledger import (
     Residue,
     Retained,
     Revoked,
+    RolledBack,
     RunStopped,
+    Saved,
+    Steady,
     stamp_text,
 )
 
@@ -55,6 +62,8 @@ class Fault(StrEnum):
     CHAIN_BREAK = "CHAIN_BREAK"
     """A cursor that does not stand for the place where it was given out."""
     LATE_AFTER_REVOKE = "LATE_AFTER_REVOKE"
+    DISCONNECTED = "DISCONNECTED"
+    """A connection ended for which there was no reason."""
     RESIDUE = "RESIDUE"
 
 
@@ -69,10 +78,15 @@ class Violation(NamedTuple):
 
 
 class Place(NamedTuple):
-    """In which life of a log, and behind how many entries."""
+    """In which life of a log, and behind how many entries. Of lives that share it, the one in which the last of these
+    entries was appended."""
 
     life: int
     behind: int
+
+
+NOWHERE: Final = Place(-1, 0)
+"""Where a client stands that has come with a cursor which is not one of its log."""
 
 
 @dataclass(slots=True)
@@ -86,6 +100,17 @@ class _Entry:
     text: str = ""
 
 
+@dataclass(slots=True)
+class _Saved:
+    """What a log was, in case that it is rolled back to it."""
+
+    life: int
+    head: int
+    gone: int
+    bytes: int
+    ids: dict[str, int]
+
+
 class _LogModel:
     """One user's log, written again: entries by their place, and how many of them are gone."""
 
@@ -93,12 +118,19 @@ class _LogModel:
         self._retained = retained
         self.life = 0
         self.lives: list[list[_Entry]] = [[]]
+        """All entries of each life, with those that it shares with the life that it began from."""
+        self.epochs: list[str] = [""]
+        """Of each life; empty as long as no position in it was given out."""
         self.places: dict[str, Place] = {}
         self.keys: list[dict[Key, list[int]]] = [{}]
         """For each life, where a fact stands; more than once if it was retried when its id was forgotten already."""
+        self._origins: list[Place | None] = [None]
+        """For each life, which one it began from, and how much it shares with it."""
         self._ids: dict[str, int] = {}
         self._gone = 0
         self._bytes = 0
+        self._most_gone: dict[str, int] = {}
+        self._saved: dict[int, _Saved] = {}
 
     @property
     def entries(self) -> list[_Entry]:
@@ -108,12 +140,35 @@ class _LogModel:
     def head(self) -> int:
         return len(self.entries)
 
+    def place(self, life: int, behind: int) -> Place:
+        """The place behind so many entries of that life."""
+        while (origin := self._origins[life]) is not None and behind <= origin.behind:
+            life = origin.life
+        return Place(life, behind)
+
+    def identity(self, life: int, index: int) -> Place:
+        """The entry at that index of that life, in the life in which it was appended."""
+        return Place(self.place(life, index + 1).life, index)
+
+    def joins(self, place: Place, life: int | None = None) -> bool:
+        """Whether that life, or the present one, goes on from that place."""
+        life = self.life if life is None else life
+        return place.behind <= len(self.lives[life]) and self.place(life, place.behind) == place
+
+    def lasts(self, entry: Place) -> bool:
+        """Whether that entry is of the present life."""
+        return entry.behind < self.head and self.identity(self.life, entry.behind) == entry
+
     def gone(self, now: float) -> int:
         """How many entries of this life are retained no more."""
         entries = self.entries
         while self._gone < len(entries) and entries[self._gone].at < now - self._retained.age:
             self._drop()
         return self._gone
+
+    def most_gone(self, now: float) -> int:
+        """How many were retained no more at some time: what was trimmed comes back with a rollback."""
+        return max(self.gone(now), self._most_gone.get(self.epochs[self.life], 0))
 
     def _drop(self) -> None:
         entry = self.entries[self._gone]
@@ -141,18 +196,54 @@ class _LogModel:
         return index, True
 
     def end_life(self) -> None:
-        self.life += 1
-        self.lives.append([])
-        self.keys.append({})
+        """The log begins anew, with nothing."""
+        self._begin_life([], "", None)
         self._ids = {}
         self._gone = 0
         self._bytes = 0
 
+    def _begin_life(self, entries: list[_Entry], epoch: str, origin: Place | None) -> None:
+        self.life += 1
+        self.lives.append(entries)
+        self.epochs.append(epoch)
+        self._origins.append(origin)
+        keys: dict[Key, list[int]] = {}
+        for index, entry in enumerate(entries):
+            if entry.key is not None:
+                keys.setdefault(entry.key, []).append(index)
+        self.keys.append(keys)
+
+    def save(self, number: int) -> None:
+        if self.epochs[self.life]:  # otherwise there is no such log
+            self._saved[number] = _Saved(self.life, self.head, self._gone, self._bytes, dict(self._ids))
+
+    def roll_back(self, number: int) -> None:
+        """Be what it was at that snapshot, in another life unless nothing has come since."""
+        saved = self._saved.get(number)
+        self._saved = {each: state for each, state in self._saved.items() if each <= number}
+        epoch = self.epochs[self.life]
+        self._most_gone[epoch] = max(self._gone, self._most_gone.get(epoch, 0))
+        if saved is None:
+            self.end_life()
+            return
+        if (saved.life, saved.head) != (self.life, self.head):
+            entries = self.lives[saved.life][: saved.head]
+            self._begin_life(entries, self.epochs[saved.life], Place(saved.life, saved.head))
+            self._ids = dict(saved.ids)
+            self._gone = saved.gone
+            self._bytes = saved.bytes
+
+    def stood_before(self, key: Key) -> bool:
+        """Whether that fact stood in the log before it was rolled back."""
+        epoch = self.epochs[self.life]
+        return any(key in keys for keys, of in zip(self.keys[:-1], self.epochs, strict=False) if of == epoch)
+
     def note(self, position: str, index: int) -> None:
         """A position was given out for the place behind so many entries."""
-        self.places.setdefault(position, Place(self.life, index))
+        self.places.setdefault(position, self.place(self.life, index))
         epoch = position.partition(".")[0]
-        self.places.setdefault(f"{epoch}.0.", Place(self.life, 0))
+        self.epochs[self.life] = epoch
+        self.places.setdefault(f"{epoch}.0.", self.place(self.life, 0))
 
 
 @dataclass(slots=True)
@@ -163,6 +254,9 @@ class _Tab:
     got: set[Place] = field(default_factory=set)
     missing: dict[Place, bool] = field(default_factory=dict)
     """Passed over, and whether it was gone by then."""
+    ids: set[str] = field(default_factory=set)
+    """Of the events that it was shown: our clients handle none of them again."""
+    handled: set[Key] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -176,6 +270,8 @@ class _Connection:
     """Whether the cursor it presented could be honoured when it did."""
     tab: _Tab | None = None
     gap_due: bool = False
+    presented: Place | None = None
+    """What its own cursor named."""
     ended: bool = False
     revoked_at: float = float("inf")
 
@@ -199,11 +295,18 @@ class Checker:
         self._asked: dict[tuple[int, str], Asked] = {}
         self._may_stop: Counter[tuple[str, str]] = Counter()
         self._drain: dict[int, Place] = {}
+        self._tell_by: dict[int, float] = {}
+        """Until when a connection must have been told that it stands in a history that is no more."""
+        self._steady = False
+        self.landed: Counter[str] = Counter()
+        """What happened to clients, as far as only the history shows it."""
         self._now = 0.0
 
     def run(self) -> list[Violation]:
         for record in self._records:
             self._now = record.at
+            if self._tell_by:
+                self._overdue()
             match record:
                 case Invoked(emission=emission):
                     whose = emission.user, emission.key
@@ -218,6 +321,13 @@ class Checker:
                     model.note(record.position, model.head)
                 case LifeEnded():
                     self._life_ended(record)
+                case Saved():
+                    for model in self._models.values():
+                        model.save(record.number)
+                case RolledBack():
+                    self._rolled_back(record)
+                case Steady():
+                    self._steady = True
                 case Connecting():
                     self._connecting(record)
                 case Received():
@@ -230,7 +340,7 @@ class Checker:
                             connection.revoked_at = min(connection.revoked_at, record.at)
                 case Draining():
                     self._drain = {
-                        number: Place(connection.model.life, connection.model.head)
+                        number: connection.model.place(connection.model.life, connection.model.head)
                         for number, connection in self._connections.items()
                         if connection.tab is not None and connection.model is not None and not connection.ended
                     }
@@ -295,10 +405,12 @@ class Checker:
             return
         emission = self._emission(*whose)
         stands = model.keys[model.life][whose[1]]
-        first = len(stands) == 1
-        if not first and whose[1].kind in ONCE and stands[-2] >= model.gone(record.at):
-            self._found(Fault.DUPLICATE, f"{whose[1]} was told twice")  # and not because its id was forgotten
-        if emission is not None and first:
+        if len(stands) > 1:
+            if whose[1].kind in ONCE and stands[-2] >= model.gone(record.at):
+                self._found(Fault.DUPLICATE, f"{whose[1]} was told twice")  # and not because its id was forgotten
+        elif any(whose[1] in keys for keys in model.keys[:-1]):  # it was emitted again, later than others
+            self.landed["rollback_retried"] += model.stood_before(whose[1])
+        elif emission is not None:
             lane = whose[0], model.life, emission.lane
             if self._lanes.get(lane, 0) > whose[1].number:
                 self._found(Fault.REORDER, f"{whose[1]} was appended after what was emitted later")
@@ -316,7 +428,7 @@ class Checker:
         model = self._model(user)
         keys = (key, Key(key.number, "agent_error")) if key.kind == "agent_completed" else (key,)
         return [
-            Place(life, index)
+            model.identity(life, index)
             for life in range(self._invoked_in.get((user, key), 0), model.life + 1)
             for each in keys
             for index in model.keys[life].get(each, ())
@@ -346,6 +458,24 @@ class Checker:
         for model in self._models.values():
             model.end_life()
 
+    def _rolled_back(self, record: RolledBack) -> None:
+        for each in self._models.values():
+            each.roll_back(record.number)
+        for number, connection in self._connections.items():
+            model, tab = connection.model, connection.tab
+            if connection.ended or model is None or tab is None or model.joins(tab.place):
+                continue
+            self.landed["rollback_ahead"] += 1
+            if record.told_within is not None:
+                self.landed["rollback_ahead_idle"] += 1
+                self._tell_by[number] = record.at + record.told_within
+
+    def _overdue(self) -> None:
+        for number, by in list(self._tell_by.items()):
+            if self._now > by:
+                del self._tell_by[number]
+                self._found(Fault.GAP_WITHOUT_NOTICE, f"connection {number} is ahead of its log, and nobody tells it")
+
     def _check_queued(self) -> None:
         for whose, emission in self._queued.items():
             if not self._places_of(*whose):
@@ -361,12 +491,17 @@ class Checker:
         model = self._model(record.user)
         place = model.places.get(record.cursor or "") if record.kind == "own" else None
         gone = model.gone(record.at)
-        honourable = place is not None and place.life == model.life and place.behind >= gone
+        honourable = place is not None and model.joins(place) and place.behind >= gone
+        if place is not None and model.epochs[place.life] == model.epochs[model.life]:
+            if not model.joins(place):
+                self.landed["rollback_resume_lost"] += 1
+            elif place.life != model.life:
+                self.landed["rollback_resume_kept"] += 1
         connection = _Connection(record, model, model.life, gone, model.head, honourable)
         self._connections[record.connection] = connection
         if record.not_after is not None:
             connection.revoked_at = record.not_after
-        if record.kind != "own" and record.tab in self._tabs:
+        if record.kind not in ("own", "malformed") and record.tab in self._tabs:
             self._settle(self._tabs.pop(record.tab))
 
     def _received(self, record: Received) -> None:
@@ -412,44 +547,55 @@ class Checker:
         opened = connection.opened
         if frame.get("user_id") != opened.user:
             self._found(Fault.LEAK, "connected as another user")
+        tab = connection.tab = self._tabs.setdefault(opened.tab, _Tab(NOWHERE))
+        if opened.kind not in ("none", "latest") and not frame.get("resumed"):
+            self._not_honoured(connection, frame)
+            return
         start = model.places.get(str(frame.get("cursor")))
-        resumed = frame.get("resumed")
         if start is None:
             self._found(Fault.CHAIN_BREAK, "connected names a place that is not in the user's log")
             return
-        tab = self._tabs.get(opened.tab)
-        if tab is None:
-            tab = self._tabs[opened.tab] = _Tab(start)
-        connection.tab = tab
-        gone = model.gone(self._now)
-        if opened.kind in ("none", "latest") and resumed:
-            self._found(Fault.CHAIN_BREAK, "resumed, and there was no cursor")
-        if opened.kind == "latest":
-            if start.life == connection.life and start.behind < connection.head:
+        if opened.kind in ("none", "latest"):
+            tab.place = start
+            if frame.get("resumed"):
+                self._found(Fault.CHAIN_BREAK, "resumed, and there was no cursor")
+            if opened.kind == "none":
+                self._not_beyond_the_oldest(model, start, model.gone(self._now), Fault.LOST_SILENT)
+            elif model.life == connection.life and start.behind < connection.head:
                 self._found(Fault.CHAIN_BREAK, "the end of the log was asked for")
-            tab.place = start
-            return
-        if opened.kind == "none":
-            tab.place = start
-            self._not_beyond_the_oldest(model, start, gone, Fault.LOST_SILENT)
             return
         honoured = model.places.get(opened.cursor or "") if opened.kind == "own" else None
-        if resumed:
-            if not connection.honourable:
-                self._found(Fault.GAP_WITHOUT_NOTICE, f"a cursor was honoured that nothing joins ({opened.kind})")
-                tab.place = start
-            elif start != honoured:
-                self._found(Fault.CHAIN_BREAK, "resumed at another place than the cursor's")
-            return
-        if honoured is not None and honoured.life == model.life and honoured.behind >= gone:
-            self._found(Fault.NEEDLESS_GAP, "a cursor was not honoured and could have been")
+        if not connection.honourable and (honoured is None or not any(self._joined_since(connection, honoured)[1:])):
+            self._found(Fault.GAP_WITHOUT_NOTICE, f"a cursor was honoured that nothing joins ({opened.kind})")
+            tab.place = start
+        elif start != honoured:
+            self._found(Fault.CHAIN_BREAK, "resumed at another place than the cursor's")
+        self.landed["resumed"] += 1
+
+    def _not_honoured(self, connection: _Connection, frame: dict[str, Any]) -> None:
+        """A client stands where it stood until it is told the gap: with another cursor, if it is cut before that, it
+        would come back as if nothing were missing."""
+        model, opened = connection.model, connection.opened
+        assert model is not None
         connection.gap_due = True
-        tab.place = start
-        self._not_beyond_the_oldest(model, start, gone, Fault.LOST)
+        if frame.get("cursor") != opened.cursor:
+            self._found(Fault.CHAIN_BREAK, "a client is sent elsewhere, and not told of the gap first")
+        was = connection.presented = model.places.get(opened.cursor or "") if opened.kind == "own" else None
+        if was is not None and all(self._joined_since(connection, was)) and was.behind >= model.most_gone(self._now):
+            self._found(Fault.NEEDLESS_GAP, "a cursor was not honoured and could have been")
+            connection.presented = None
 
     def _not_beyond_the_oldest(self, model: _LogModel, start: Place, gone: int, fault: Fault) -> None:
-        if start.life == model.life and start.behind > gone:
+        if model.joins(start) and start.behind > max(gone, model.most_gone(self._now)):
             self._found(fault, f"{start.behind - gone} retained entries are passed over at the start")
+
+    @staticmethod
+    def _joined_since(connection: _Connection, place: Place) -> list[bool]:
+        """Whether the place was one of the log's, for each of its lives since the connection could stand there: a store
+        that is rolled back may also remember what it had forgotten."""
+        model = connection.model
+        assert model is not None
+        return [model.joins(place, life) for life in range(max(connection.life, place.life), model.life + 1)]
 
     def _gap(self, connection: _Connection, frame: dict[str, Any]) -> None:
         model, tab = connection.model, connection.tab
@@ -458,34 +604,76 @@ class Checker:
         if tab is None or start is None:
             self._found(Fault.CHAIN_BREAK, "a gap names a place that is not in the user's log")
             return
-        gone = model.gone(self._now)
+        number = connection.opened.connection
+        was = connection.presented if connection.gap_due else tab.place
+        latest = connection.opened.kind == "latest" and connection.life != model.life
         if connection.gap_due:
             connection.gap_due = False
-        elif connection.opened.kind == "latest" and connection.life != model.life:
+        elif latest:
             pass  # it asked for what comes from now on, and the log began anew before it was there
-        elif tab.place.life == model.life and tab.place.behind >= gone:
+        elif (
+            model.joins(start)
+            and all(self._joined_since(connection, tab.place))
+            and tab.place.behind >= model.most_gone(self._now)
+            and not self._may_be_ahead(connection, tab.place)
+        ):
             self._found(Fault.NEEDLESS_GAP, "a gap, and nothing is missing")
+            was = None
+        if was is not None and not latest and not self._is_reason(connection, str(frame.get("reason")), was, start):
+            self._found(Fault.CORRUPT, f"the reason of the gap is not {frame.get('reason')!r}")
+        if was is not None and not model.joins(was) and model.epochs[was.life] == model.epochs[model.life]:
+            self.landed["rollback_overgrown"] += model.head >= was.behind
+        self.landed[f"gap_{frame.get('reason')}"] += 1
+        self._tell_by.pop(number, None)
         tab.place = start
-        self._not_beyond_the_oldest(model, start, gone, Fault.LOST)
+        self._not_beyond_the_oldest(model, start, model.gone(self._now), Fault.LOST)
+
+    def _is_reason(self, connection: _Connection, reason: str, was: Place, start: Place) -> bool:
+        """Whether that can be why a reader who stood at `was` is told to go on from `start`."""
+        model = connection.model
+        assert model is not None
+        if model.epochs[was.life] != model.epochs[start.life]:
+            return reason == "new_epoch"
+        if reason == "new_epoch":  # it was forgotten, and that was rolled back when the gap was under way
+            return any(epoch != model.epochs[was.life] for epoch in model.epochs[connection.life :])
+        if reason == "trimmed":
+            return start.behind > was.behind
+        return reason == "diverged" and (not model.joins(was) or self._may_be_ahead(connection, was))
+
+    def _may_be_ahead(self, connection: _Connection, place: Place) -> bool:
+        """Whether the connection of a client that stands there may have stepped over entries which are not for it, and
+        which the log has lost since."""
+        model = connection.model
+        assert model is not None
+        for life, entries in enumerate(model.lives):
+            at = place.behind
+            if not model.joins(place, life):
+                continue
+            while at < len(entries) and not self._visible(connection, entries[at]):
+                at += 1
+                if not model.joins(model.place(life, at)):
+                    return True
+        return False
 
     def _ping(self, connection: _Connection, frame: dict[str, Any]) -> None:
         model, tab = connection.model, connection.tab
         assert model is not None
         place = model.places.get(str(frame.get("cursor")))
-        if tab is None or place is None or place.life != tab.place.life or place.behind < tab.place.behind:
+        if tab is None or place is None or not model.joins(tab.place, place.life) or place.behind < tab.place.behind:
             self._found(Fault.CHAIN_BREAK, "a ping names a place where the client cannot be")
             return
-        if self._passed_over(connection, tab, place):
+        if self._passed_over(connection, tab, place.life, place.behind):
             self._found(Fault.CHAIN_BREAK, "a ping names a place ahead of what was shown")
         tab.place = place
 
-    def _passed_over(self, connection: _Connection, tab: _Tab, until: Place) -> list[Place]:
-        """What this connection should have been shown before that place, and was not."""
-        assert connection.model is not None
-        entries = connection.model.lives[until.life]
+    def _passed_over(self, connection: _Connection, tab: _Tab, life: int, until: int) -> list[Place]:
+        """What this connection should have been shown of that life before so many entries, and was not."""
+        model = connection.model
+        assert model is not None
+        entries = model.lives[life]
         return [
-            Place(until.life, index)
-            for index in range(tab.place.behind, until.behind)
+            model.identity(life, index)
+            for index in range(tab.place.behind, until)
             if self._visible(connection, entries[index])
         ]
 
@@ -540,41 +728,58 @@ class Checker:
     def _place_event(
         self, connection: _Connection, tab: _Tab, model: _LogModel, key: Key, frame: dict[str, Any]
     ) -> None:
-        life = tab.place.life
-        stands = model.keys[life].get(key)
-        if not stands:
-            later = [at for at in range(life + 1, len(model.keys)) if key in model.keys[at]]
-            if not later:
-                self._found(Fault.PHANTOM, f"{key} stands in no log of this user")
-                return
+        named = model.places.get(str(frame.get("cursor")))
+        self._handle(tab, key, str(frame.get("id")))
+        lives = [life for life in self._likely_lives(model, tab, named) if key in model.keys[life]]
+        if not lives:
+            self._found(Fault.PHANTOM, f"{key} stands in no log of this user")
+            return
+        life = next((each for each in lives if model.joins(tab.place, each)), None)
+        if life is None:
             self._found(Fault.GAP_WITHOUT_NOTICE, f"{key} is of a later life, and no gap was told")
-            life = later[0]
-            stands = model.keys[life][key]
-            tab.place = Place(life, stands[0])
+            life = lives[0]
+            tab.place = model.place(life, model.keys[life][key][0])
+        stands = model.keys[life][key]
         index = next((each for each in stands if each >= tab.place.behind), stands[-1])
-        place = Place(life, index)
+        entry = model.identity(life, index)
         last = self._last_merged(connection, model.lives[life], index, frame)
         if last is None:
             self._found(Fault.CORRUPT, f"{key} holds other text than the log")
             last = index
         if model.lives[life][last].at > connection.revoked_at:
             self._found(Fault.LATE_AFTER_REVOKE, f"{key} was appended when this connection had no right any more")
-        if place in tab.got and index < tab.place.behind:
+        if entry in tab.got and index < tab.place.behind:
             self._found(Fault.DUPLICATE, f"{key} was shown before")
             return
         if index < tab.place.behind:
-            tab.missing.pop(place, None)
+            tab.missing.pop(entry, None)
             self._found(Fault.REORDER, f"{key} was shown after what came later")
-            tab.got.add(place)
+            tab.got.add(entry)
             return
-        gone = model.gone(self._now) if life == model.life else 0
-        for passed in self._passed_over(connection, tab, place):
-            tab.missing[passed] = life != model.life or passed.behind < gone
-        tab.got.update(Place(life, each) for each in range(index, last + 1))
-        tab.place = Place(life, last + 1)
-        named = model.places.get(str(frame.get("cursor")))
+        gone = model.gone(self._now)
+        for passed in self._passed_over(connection, tab, life, index):
+            tab.missing[passed] = not model.lasts(passed) or passed.behind < gone
+        tab.got.update(model.identity(life, each) for each in range(index, last + 1))
+        tab.place = model.place(life, last + 1)
         if named != tab.place:
             self._found(Fault.CHAIN_BREAK, f"{key} carries the cursor of another place")
+
+    @staticmethod
+    def _likely_lives(model: _LogModel, tab: _Tab, named: Place | None) -> dict[int, None]:
+        """Every life, first the one in which the cursor stands, then that of the tab. A fact may stand in several, and
+        it is no fault to be shown one that was read before the store was rolled back."""
+        likely = () if named is None else (named.life,)
+        return dict.fromkeys((*likely, *range(max(0, tab.place.life), len(model.lives)), *range(tab.place.life)))
+
+    def _handle(self, tab: _Tab, key: Key, event_id: str) -> None:
+        """What a client does with an event, whatever gap came before: one whose id it knows is dropped. Of text it
+        sees by `start` what it has already."""
+        if event_id in tab.ids:
+            return
+        tab.ids.add(event_id)
+        if key.kind != DELTA and key in tab.handled:
+            self._found(Fault.DUPLICATE, f"{key} came again under another id, so that it was handled twice")
+        tab.handled.add(key)
 
     def _last_merged(
         self, connection: _Connection, entries: list[_Entry], index: int, frame: dict[str, Any]
@@ -598,6 +803,9 @@ class Checker:
     def _closed(self, record: Closed) -> None:
         connection = self._connections[record.connection]
         connection.ended = True
+        self._tell_by.pop(record.connection, None)
+        if self._steady:
+            self._found(Fault.DISCONNECTED, f"connection {record.connection} ended with {record.code}")
         promised = self._drain.pop(record.connection, None)
         if promised is None or connection.tab is None or record.given_up:
             return
@@ -605,8 +813,9 @@ class Checker:
             return  # nothing may be written to it any more, so it is not owed anything either
         if record.code != 1012 or record.reason != "restarting":
             return
-        tab = connection.tab
-        if tab.place.life == promised.life and self._passed_over(connection, tab, promised):
+        model, tab = connection.model, connection.tab
+        assert model is not None
+        if model.joins(tab.place, promised.life) and self._passed_over(connection, tab, promised.life, promised.behind):
             self._found(Fault.LOST, "a connection was drained before it had been given everything")
 
     # -- the end
@@ -619,17 +828,19 @@ class Checker:
 
     def _quiesced(self, record: Quiesced) -> None:
         self._check_queued()
+        self._steady = False
         for tab_name, number in record.live.items():
             connection = self._connections.get(number)
             if connection is None or connection.tab is None or connection.ended or connection.model is None:
                 self._found(Fault.LOST, f"{tab_name} is not connected after everything was healed")
                 continue
             tab, model = connection.tab, connection.model
-            if tab.place.life != model.life:
-                self._found(Fault.GAP_WITHOUT_NOTICE, f"{tab_name} was never told that the log began anew")
+            if not model.joins(tab.place):
+                what = f"{tab_name} was never told that the log began anew or was rolled back"
+                self._found(Fault.GAP_WITHOUT_NOTICE, what)
                 continue
             gone = model.gone(self._now)
-            for place in self._passed_over(connection, tab, Place(model.life, model.head)):
+            for place in self._passed_over(connection, tab, model.life, model.head):
                 tab.missing[place] = place.behind < gone
         if record.registered != len(record.live):
             what = f"{record.registered} connections are registered, and {len(record.live)} clients are connected"

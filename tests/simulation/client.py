@@ -62,7 +62,7 @@ class Tab:
         """The connection id that the server gave or took."""
 
     def _manners(self) -> Manners:
-        rng, calm = self.rng, self.world.healed
+        rng, calm = self.rng, self.world.calm
         kind = "own" if self.cursor is not None else "none"
         manners = Manners(kind=kind, first_frame=rng.random() < 0.3)
         if self.intruder:
@@ -147,7 +147,7 @@ class Tab:
                 self.name,
                 number,
                 None if self.intruder else self.user,
-                "invented" if manners.kind == "malformed" else manners.kind,
+                manners.kind,
                 cursor,
                 self.connection_id,
                 self.thread_id,
@@ -169,9 +169,9 @@ class Tab:
                 subprotocols=[Subprotocol(PROTOCOL)] if self.v1 else None,
                 compression=None,
                 proxy=None,
-                open_timeout=4.0,
+                open_timeout=NEVER if world.patient else 4.0,
                 close_timeout=2.0,
-                ping_interval=20.0,
+                ping_interval=None if world.patient else 20.0,
                 ping_timeout=20.0,
                 max_queue=self.rng.choice((1, 4, 16)),
                 local_addr=(self.name, 0),
@@ -182,13 +182,15 @@ class Tab:
         except (ConnectionClosed, InvalidHandshake, OSError, EOFError, TimeoutError):
             given_up = False
         finally:
-            if socket is not None:
-                with contextlib.suppress(OSError):
-                    await socket.close()
-                code, reason = socket.close_code or 1006, socket.close_reason or ""
-            self.greeted = False
-            world.record(Closed(world.loop.time(), number, code, reason, given_up))
-            world.faults[f"closed_{code}"] += 1
+            try:
+                if socket is not None:
+                    with contextlib.suppress(OSError):
+                        await socket.close()
+                    code, reason = socket.close_code or 1006, socket.close_reason or ""
+            finally:
+                self.greeted = False
+                world.record(Closed(world.loop.time(), number, code, reason, given_up))
+                world.faults[f"closed_{code}"] += 1
         if code == 4400:
             self.cursor = None
 
@@ -200,7 +202,8 @@ class Tab:
         while not world.over:
             await self.gate.wait()
             try:
-                async with asyncio.timeout_at(min(leaves_at, loop.time() + 0.5)):
+                quiet = 0.5 if world.open_runs(self.user) else 2.0
+                async with asyncio.timeout_at(min(leaves_at, loop.time() + quiet)):
                     text = await socket.recv()
             except TimeoutError:
                 if loop.time() >= leaves_at:

@@ -33,8 +33,15 @@ class Secrets:
     def __init__(self, seed: int, users: list[str]) -> None:
         self.users = users
         self._of = {user: hashlib.blake2b(f"{seed}/{user}".encode(), digest_size=16).digest() for user in users}
+        self._macs: dict[tuple[str, int], str] = {}
 
     def _mac(self, user: str, number: int) -> str:
+        known = self._macs.get((user, number))
+        if known is None:
+            known = self._macs[user, number] = self._sign(user, number)
+        return known
+
+    def _sign(self, user: str, number: int) -> str:
         return hmac.new(self._of[user], str(number).encode(), "sha256").hexdigest()[:24]
 
     def stamp(self, user: str, number: int) -> str:
@@ -133,6 +140,24 @@ class LifeEnded:
 
 
 @dataclass(slots=True)
+class Saved:
+    """The store of all logs can be rolled back to what it holds now."""
+
+    at: float
+    number: int
+
+
+@dataclass(slots=True)
+class RolledBack:
+    """The store holds what it held at that snapshot."""
+
+    at: float
+    number: int
+    told_within: float | None
+    """So many seconds later everybody who had read what is lost must have been told; None while faults may delay it."""
+
+
+@dataclass(slots=True)
 class Connecting:
     at: float
     tab: str
@@ -140,7 +165,7 @@ class Connecting:
     user: str | None
     """Who the credential is for; None for an intruder."""
     kind: str
-    """`none`, `latest`, `own`, `foreign`, `invented`."""
+    """`none`, `latest`, `own`, `foreign`, `invented`, or `malformed`, after which the client goes on with its own."""
     cursor: str | None = None
     connection_id: str | None = None
     thread_id: str | None = None
@@ -179,6 +204,13 @@ class Revoked:
 @dataclass(slots=True)
 class Draining:
     """A server that promised to deliver everything began to send its clients away."""
+
+    at: float
+
+
+@dataclass(slots=True)
+class Steady:
+    """From now on, and until all is quiet, nothing happens for which a connection may end."""
 
     at: float
 
@@ -226,11 +258,14 @@ Record = (
     | Appended
     | Opened
     | LifeEnded
+    | Saved
+    | RolledBack
     | Connecting
     | Received
     | Closed
     | Revoked
     | Draining
+    | Steady
     | Asked
     | RunStopped
     | Quiesced

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import os
 import random
 import time
@@ -24,6 +25,10 @@ expire by this clock have not expired by the real one, which a JWT library looks
 
 IDLE_TURNS: Final = 20_000
 """So many turns in a row without time passing are taken for a busy loop that never ends."""
+
+
+_OUTSIDE: Final[contextvars.ContextVar[bool]] = contextvars.ContextVar("outside", default=False)
+"""Whether what runs belongs to another process than the server, and goes on while that stands still."""
 
 
 class Deadlock(AssertionError):
@@ -69,6 +74,8 @@ class _ShuffledReady(deque[Any]):
     def __init__(self, rng: random.Random) -> None:
         super().__init__()
         self._rng = rng
+        self.shuffled = 0
+        """How many steps were taken before one that had come before."""
 
     def popleft(self) -> Any:
         steps = 0
@@ -78,10 +85,35 @@ class _ShuffledReady(deque[Any]):
             steps += 1
         if steps > 1:
             chosen = self._rng.randrange(steps)
+            self.shuffled += chosen > 0
             handle = self[chosen]
             del self[chosen]
             return handle
         return super().popleft()
+
+
+class _HaltedReady(deque[Any]):
+    """The ready handles while the server stands still: its own are put aside in `held`."""
+
+    def __init__(self, ready: deque[Any]) -> None:
+        super().__init__(ready)
+        self.held: list[Any] = []
+
+    def popleft(self) -> Any:
+        handle = super().popleft()
+        if handle._context.get(_OUTSIDE, False):
+            return handle
+        self.held.append(handle)
+        return _NOTHING
+
+
+class _Nothing:
+    """Stands for a handle that was put aside."""
+
+    _cancelled = True
+
+
+_NOTHING: Final = _Nothing()
 
 
 def _is_task_step(handle: Any) -> bool:
@@ -95,6 +127,7 @@ class SimLoop(asyncio.BaseEventLoop):
     """An event loop without threads, sockets or real time. `order` is `fifo`, as asyncio has it, or `adversarial`."""
 
     _scheduled: list[asyncio.TimerHandle]
+    _ready: deque[Any]
 
     def __init__(self, seed: int = 0, *, order: str = "fifo") -> None:
         super().__init__()
@@ -107,6 +140,11 @@ class SimLoop(asyncio.BaseEventLoop):
         self._clock_resolution = 1e-9
         if order == "adversarial":
             self._ready = _ShuffledReady(random.Random(f"order/{seed}"))
+        self.inside = contextvars.Context()
+        """For callbacks of the server."""
+        self.outside = contextvars.Context()
+        """For callbacks of clients and of the network."""
+        self.outside.run(_OUTSIDE.set, True)
         self.set_exception_handler(self._note_failure)
 
     def _note_failure(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -123,6 +161,25 @@ class SimLoop(asyncio.BaseEventLoop):
     def jump(self) -> None:
         """Move the clock to the next timer."""
         self.now = max(self.now, self._scheduled[0].when())
+
+    @property
+    def shuffled(self) -> int:
+        """How many steps of tasks were taken out of their order."""
+        return self._ready.shuffled if isinstance(self._ready, _ShuffledReady) else 0
+
+    def stall(self, seconds: float) -> None:
+        """Let the server stand still, as when it calls something that blocks. Clients live on, and what they send is
+        there when it goes on."""
+        if not isinstance(self._ready, _HaltedReady):
+            ready, self._ready = self._ready, _HaltedReady(self._ready)
+            ready.clear()
+            self.call_later(seconds, self._go_on, ready, context=self.outside)
+
+    def _go_on(self, ready: deque[Any]) -> None:
+        assert isinstance(self._ready, _HaltedReady)
+        ready.extend(self._ready.held)
+        ready.extend(self._ready)
+        self._ready = ready
 
     def _run_once(self) -> None:
         self.steps += 1

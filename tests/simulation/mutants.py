@@ -25,16 +25,21 @@ from typing import Final, NamedTuple
 
 from tests.mutants.__main__ import copy_to, mutate
 from tests.mutants.catalogue import MUTANTS, Edit, Mutant
+from tests.simulation.scenario import Kind
 
 SEEDS: Final = 50
 
 FOLLOWER: Final = "websocket_core/follower.py"
-CONNECTION: Final = "websocket_core/connection.py"
+OUTBOUND: Final = "websocket_core/outbound.py"
+HEARTBEAT: Final = "websocket_core/heartbeat.py"
 MEMORY: Final = "websocket_core/logs/memory.py"
 OUTBOX: Final = "websocket_core/outbox.py"
 MANAGER: Final = "websocket_core/unified_manager.py"
 WIRE: Final = "websocket_core/wire.py"
 RUNS: Final = "websocket_core/runs.py"
+ENDPOINT: Final = "websocket_core/transports/websocket.py"
+SERVER: Final = "websocket_core/server_frames.py"
+ROLLING: Final = "tests/simulation/rolling_log.py"
 
 
 class Trial(NamedTuple):
@@ -44,8 +49,8 @@ class Trial(NamedTuple):
     edits: tuple[Edit, ...]
     hidden_by: str = ""
     """Why it is expected to live; empty if it must die."""
-    signals_arrive: bool = False
-    """Whether to try it where no wake-up is lost: a lost one kills every mutant of the position check."""
+    kind: Kind | None = None
+    """The kind of the worlds to try it in, where it is not left to the seed."""
 
 
 _OF_CATALOGUE: Final = {mutant.name.partition(" ")[0]: mutant for mutant in MUTANTS}
@@ -58,12 +63,7 @@ def known(name: str) -> tuple[Edit, ...]:
 
 _OWN: Final[dict[str, tuple[Edit, ...]]] = {
     "subscribed_after_reading": (  # GAP: what is appended between the first read and the subscription is not seen
-        Edit(
-            FOLLOWER,
-            "        self._unwatch = self._reader.watch(self._cursor.log, self._wake)\n        try:\n",
-            "        try:\n",
-        ),
-        Edit(FOLLOWER, "            self._unwatch()\n            raise\n", "            raise\n"),
+        Edit(FOLLOWER, "        self._unwatch = self._reader.watch(self._cursor.log, self._wake)\n", ""),
         Edit(
             FOLLOWER,
             "        batch = await self._read()\n        assert batch.start is not None\n",
@@ -87,9 +87,7 @@ _OWN: Final[dict[str, tuple[Edit, ...]]] = {
             "        now = self._monotonic()\n",
         ),
     ),
-    "never_unwatched [29]": (
-        Edit(MEMORY, "                if wake in rest:\n                    rest.remove(wake)\n", ""),
-    ),
+    "never_unwatched [29]": (Edit(MEMORY, "                rest.remove(wake)\n", ""),),
     "frames_cached_by_event_id [12]": (
         Edit(
             WIRE,
@@ -99,17 +97,13 @@ _OWN: Final[dict[str, tuple[Edit, ...]]] = {
         ),
     ),
     "controls_shared_by_connections [10]": (
-        Edit(CONNECTION, "        self._controls: list[str] = []\n", "        self._controls = _CONTROLS\n"),
+        Edit(OUTBOUND, "        self._waiting: list[str] = []\n", "        self._waiting = _WAITING\n"),
         Edit(
-            CONNECTION,
-            "        controls, self._controls = self._controls, []\n",
-            "        controls = self._controls[:]\n        self._controls.clear()\n",
+            OUTBOUND,
+            "        frames, self._waiting = self._waiting, []\n",
+            "        frames = self._waiting[:]\n        self._waiting.clear()\n",
         ),
-        Edit(
-            CONNECTION,
-            "class ConnectionState(StrEnum):",
-            "_CONTROLS: list[str] = []\n\n\nclass ConnectionState(StrEnum):",
-        ),
+        Edit(OUTBOUND, "class ControlFrames:", "_WAITING: list[str] = []\n\n\nclass ControlFrames:"),
     ),
     "outbox_of_the_last_user [14]": (
         Edit(
@@ -163,6 +157,38 @@ _OWN: Final[dict[str, tuple[Edit, ...]]] = {
         Edit(FOLLOWER, "        if batch.more:\n            self.dirty = True\n", ""),
     ),
     "stopped_by_run_id_alone": known("cancel_without_user"),
+    # -- a store that is rolled back
+    "epoch_only_resume": (
+        Edit(
+            ROLLING, "        return None if held == position.mark else GapReason.DIVERGED\n", "        return None\n"
+        ),
+    ),
+    "ahead_is_up_to_date": (
+        Edit(
+            ROLLING,
+            "        if position.offset > self.head:\n            return GapReason.DIVERGED\n",
+            "        if position.offset > self.head:\n            return None\n",
+        ),
+    ),
+    "marks_are_event_ids": (
+        Edit(ROLLING, "        mark = random_text(self._entropy, 9)\n", "        mark = event.id\n"),
+    ),
+    "late_answer_is_doubted": (
+        Edit(HEARTBEAT, "        answers = self._answers(claimed)\n", "        answers = False\n"),
+    ),
+    "sent_elsewhere_before_the_gap": (
+        Edit(
+            FOLLOWER,
+            "        stands = batch.start if batch.gap is None or before is None else before\n",
+            "        stands = batch.start\n",
+        ),
+    ),
+    # -- a loop that stands still
+    "stalls_count_against_clients": (Edit(MANAGER, "connection.check(now, lost)", "connection.check(now)"),),
+    "stalls_count_against_newcomers": (
+        Edit(ENDPOINT, "            if over:\n                raise\n", "            raise\n"),
+    ),
+    "stalls_count_against_pongs": (Edit(SERVER, "        if late >= LATE:", "        if False:"),),
 }
 
 
@@ -170,6 +196,13 @@ def own(name: str) -> tuple[Edit, ...]:
     return _OWN[name]
 
 
+SIGNALS: Final = Kind.SIGNALS
+"""Where no wake-up is lost: a lost one kills every mutant of the position check."""
+ROLLBACK: Final = Kind.ROLLBACK
+STALLS: Final = Kind.STALLS
+
+MASKED_BY_MARKS: Final = "the store compares the mark at every read, so that no batch ever breaks the chain"
+MASKED_BY_READING: Final = "what came during a stall is read before the timers run that were due in it"
 MASKED_BY_CHECK: Final = "the heartbeat's position check repairs it within 3 s"
 
 TRIALS: Final[tuple[Trial, ...]] = (
@@ -210,29 +243,42 @@ TRIALS: Final[tuple[Trial, ...]] = (
     Trial("chain_ignored (NO_CHAIN)", known("chain_ignored"), "a log in memory never breaks its chain"),
     Trial("pair: chain_ignored + offset_race", known("chain_ignored") + own("offset_race")),
     Trial("pair: epoch_ignored + mark_ignored", known("epoch_ignored") + known("mark_ignored")),
-    Trial("subscribed_after_reading (GAP)", own("subscribed_after_reading"), "", True),
+    Trial("subscribed_after_reading (GAP)", own("subscribed_after_reading"), MASKED_BY_CHECK, SIGNALS),
     Trial(
         "pair: subscribed_after_reading + no_position_check",
         own("subscribed_after_reading") + known("no_position_check"),
         "",
-        True,
+        SIGNALS,
     ),
-    Trial("lost_wake_up", known("lost_wake_up"), "", True),
-    Trial("pair: lost_wake_up + no_position_check", known("lost_wake_up") + known("no_position_check"), "", True),
-    Trial("one_watcher_is_woken", own("one_watcher_is_woken"), MASKED_BY_CHECK, True),
+    Trial("lost_wake_up", known("lost_wake_up"), "", SIGNALS),
+    Trial("pair: lost_wake_up + no_position_check", known("lost_wake_up") + known("no_position_check"), "", SIGNALS),
+    Trial("one_watcher_is_woken", own("one_watcher_is_woken"), MASKED_BY_CHECK, SIGNALS),
     Trial(
         "pair: one_watcher_is_woken + no_position_check",
         own("one_watcher_is_woken") + known("no_position_check"),
         "",
-        True,
+        SIGNALS,
     ),
-    Trial("no_position_check where signals arrive", known("no_position_check"), "no signal is lost there", True),
+    Trial("no_position_check where signals arrive", known("no_position_check"), "no signal is lost there", SIGNALS),
     Trial("more_is_forgotten", own("position_moves_before_the_read_ends")),
     Trial("starts_at_the_head", own("starts_at_the_head")),
     Trial("latest_is_ignored", own("latest_is_ignored")),
     Trial("every_resume_is_a_gap", own("every_resume_is_a_gap")),
     Trial("trimmed_by_one_is_a_gap", own("trimmed_by_one_is_a_gap")),
     Trial("empty_log_honours_nothing", own("empty_log_honours_nothing")),
+    # -- a store that is rolled back
+    Trial("epoch_only_resume (EPOCH_ONLY_RESUME)", own("epoch_only_resume"), "", ROLLBACK),
+    Trial("chain_ignored where the store rolls back (NO_CHAIN)", known("chain_ignored"), MASKED_BY_MARKS, ROLLBACK),
+    Trial("pair: chain_ignored + epoch_only_resume", known("chain_ignored") + own("epoch_only_resume"), "", ROLLBACK),
+    Trial("ahead_is_up_to_date", own("ahead_is_up_to_date"), "", ROLLBACK),
+    Trial("marks_are_event_ids", own("marks_are_event_ids"), "", ROLLBACK),
+    # -- a loop that stands still
+    Trial("stalls_count_against_clients", own("stalls_count_against_clients"), "", STALLS),
+    Trial("stalls_count_against_newcomers", own("stalls_count_against_newcomers"), "", STALLS),
+    Trial("stalls_count_against_pongs", own("stalls_count_against_pongs"), MASKED_BY_READING, STALLS),
+    # -- the end, and the order
+    Trial("late_answer_is_doubted", own("late_answer_is_doubted")),
+    Trial("sent_elsewhere_before_the_gap", own("sent_elsewhere_before_the_gap")),
     Trial("shutdown_discards", known("shutdown_discards")),
     Trial("several_events_for_a_plain_client", known("several_events_for_a_plain_client")),
     Trial("deltas_merged_across_a_hole", known("deltas_merged_across_a_hole")),
@@ -264,7 +310,7 @@ def run_trial(base: Path, trial: Trial, seeds: int) -> Verdict:
         if fault := mutate(root, Mutant(trial.name, "", trial.edits, ())):
             return Verdict(trial, 0, (), fault)
         command = [sys.executable, "-m", "tests.simulation", "--stop", "--worker", "0", str(seeds)]
-        command += ["--signals-arrive"] if trial.signals_arrive else []
+        command += [] if trial.kind is None else ["--kind", trial.kind]
         environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
         try:
             done = subprocess.run(

@@ -51,19 +51,19 @@ class FrameMeter:
         return self.upgraded and (self._left > 0 or len(self._head) > 0)
 
     def feed(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
+        at, size = 0, len(data)
+        while at < size:
             if self._left:
-                step = min(self._left, len(view))
+                step = min(self._left, size - at)
                 self._left -= step
-                view = view[step:]
+                at += step
                 self.frames += not self._left
                 continue
-            self._head.append(view[0])
-            view = view[1:]
+            self._head.append(data[at])
+            at += 1
             if self.upgraded:
                 self._begin()
-            elif self._head.endswith(b"\r\n\r\n"):
+            elif data[at - 1] == 10 and self._head.endswith(b"\r\n\r\n"):
                 self.upgraded = self._head.startswith(b"HTTP/1.1 101")
                 self._head.clear()
 
@@ -116,7 +116,14 @@ class Pipe:
         if self._timer is not None or not self._segments or self.dead or receiver.reading_paused:
             return
         when = max(self._segments[0][0], self.stalled_until, self._link.net.loop.time() + TICK)
-        self._timer = self._link.net.loop.call_at(when, self._deliver)
+        self._timer = self._link.net.loop.call_at(when, self._deliver, context=receiver.context)
+
+    def _waiting(self, now: float) -> bytes:
+        """What has come meanwhile, for a receiver that comes late: one read finds all of it."""
+        waiting = bytearray()
+        while self._segments and self._segments[0][0] <= now and self._segments[0][1]:
+            waiting += self._segments.popleft()[1]
+        return bytes(waiting)
 
     def clear(self) -> None:
         self._segments.clear()
@@ -137,8 +144,12 @@ class Pipe:
             self.schedule()
             return
         self.stall_bit = False
-        _arrival, data, whole = self._segments.popleft()
-        if len(data) > 1 and (self.cut_inside or (whole and net.rng.random() < self._link.conditions.fragments)):
+        arrival, data, whole = self._segments.popleft()
+        late = net.loop.time() > arrival + TICK
+        if late and data:
+            data += self._waiting(net.loop.time())
+        splits = whole and not late and net.rng.random() < self._link.conditions.fragments
+        if len(data) > 1 and (self.cut_inside or splits):
             size = net.rng.randrange(1, len(data))
             self._segments.appendleft((net.loop.time() + TICK, data[size:], net.rng.random() < 0.3))
             data = data[:size]
@@ -166,6 +177,8 @@ class SimTransport(asyncio.Transport):
     def __init__(self, link: Link, *, is_server: bool) -> None:
         super().__init__({"peername": (link.name, link.number), "sockname": ("server", 80)})
         self.is_server = is_server
+        self.context = link.net.loop.inside if is_server else link.net.loop.outside
+        """Where its protocol is called: a server that stands still is told nothing, and a client is."""
         self.reading_paused = False
         self.protocol: Any = None
         self.lost = False
@@ -276,7 +289,7 @@ class SimTransport(asyncio.Transport):
         self.lost = self._closing = True
         self._buffer.clear()
         if self.protocol is not None:
-            self._link.net.loop.call_soon(self.protocol.connection_lost, error)
+            self._link.net.loop.call_soon(self.protocol.connection_lost, error, context=self.context)
         self._link.end_left()
 
 
@@ -327,7 +340,8 @@ class Link:
         pipe.clear()
         pipe.dead = True
         delay = self.conditions.latency + self.net.rng.random() * self.conditions.jitter
-        self.net.loop.call_later(delay, end.lose, ConnectionResetError("connection reset by peer"))
+        error = ConnectionResetError("connection reset by peer")
+        self.net.loop.call_later(delay, end.lose, error, context=end.context)
 
     def stall(self, seconds: float) -> None:
         """Nothing arrives for a while, in either direction."""
@@ -397,7 +411,7 @@ class Network:
         link.conditions = self.conditions.get(name, Conditions())  # which may have become good ones meanwhile
         server = link.server.protocol = listener()
         self.links[link.number] = link
-        server.connection_made(link.server)
+        self.loop.call_soon(server.connection_made, link.server, context=link.server.context)
         try:
             await asyncio.sleep(delay)
         except asyncio.CancelledError:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bridge.agent_run import AgentRun, RunCancelled
@@ -22,6 +24,16 @@ class AgentCrash(Exception):
     """What an agent's own code raises."""
 
 
+@dataclass(slots=True, eq=False)
+class _Emit:
+    """A plain emit, which can be made again."""
+
+    emission: Emission
+    data: dict[str, Any]
+    event_id: str
+    labels: dict[str, Any]
+
+
 class Producer:
     """The producers of one user."""
 
@@ -31,7 +43,10 @@ class Producer:
         self.rng = random.Random(f"{world.seed}/producer/{index}")
         self.number = 0
         self.open_runs: list[str] = []
+        self.doubts = False
+        """Whether the store may have lost what it acknowledged, so that the last events are emitted again."""
         self._manager: UnifiedWebSocketManager = world.manager
+        self._recent: deque[_Emit] = deque(maxlen=8)
 
     def next_number(self) -> int:
         self.number += 1
@@ -55,14 +70,22 @@ class Producer:
             burst = min(burst, count)
             count -= burst
             for _ in range(burst):
+                if self.doubts:
+                    self.doubts = False
+                    await self.emit_again(rng.randrange(1, 9))
                 await self._emit_one()
             await asyncio.sleep(min(2.0, rng.expovariate(4.0 / burst)))
 
-    async def emit_last(self) -> None:
+    async def emit_last(self, *, remember: bool = True) -> None:
         """One event, and then nothing that could make up for its loss."""
-        await self._emit_one("last")
+        await self._emit_one("last", remember=remember)
 
-    async def _emit_one(self, lane: str = "plain") -> None:
+    async def emit_again(self, count: int) -> None:
+        """The last events that were remembered once more, with the ids that they have."""
+        for emit in list(self._recent)[max(0, len(self._recent) - count) :]:
+            await self._persist(emit)
+
+    async def _emit_one(self, lane: str = "plain", *, remember: bool = True) -> None:
         rng, world = self.rng, self.world
         number = self.next_number()
         data: dict[str, Any] = {"stamp": world.secrets.stamp(self.user, number), "n": number}
@@ -79,32 +102,36 @@ class Producer:
         run_id = rng.choice((None, "r0"))
         labels = {"connection_id": connection_id, "thread_id": thread_id, "run_id": run_id}
         emission = self.invoke(Key(number, kind), lane, data, **labels)
-        event_id = f"e{number}"  # the same for every user
-
-        async def attempt() -> None:
-            emitter = world.manager.get_emitter(self.user)
-            position = await emitter.emit(kind, dict(data), event_id=event_id, **labels)
-            self.answer(emission, "ok", f"{position.epoch}.{position.offset}.{position.mark}")
-
-        if rng.random() < 0.12 and await self._cancelled(attempt) and rng.random() < 0.2:
+        emit = _Emit(emission, data, f"e{number}", labels)  # the id is the same for every user
+        if rng.random() < 0.12 and await self._cancelled(lambda: self._attempt(emit)) and rng.random() < 0.2:
             return  # given up; nobody knows whether it was appended
+        if await self._persist(emit) and remember:
+            self._recent.append(emit)
+
+    async def _attempt(self, emit: _Emit) -> None:
+        emitter = self.world.manager.get_emitter(self.user)
+        position = await emitter.emit(emit.emission.key.kind, dict(emit.data), event_id=emit.event_id, **emit.labels)
+        self.answer(emit.emission, "ok", f"{position.epoch}.{position.offset}.{position.mark}")
+
+    async def _persist(self, emit: _Emit) -> bool:
+        """Try until it is acknowledged, which it was if True, and now and then once more."""
         for _ in range(30):
             try:
-                await attempt()
+                await self._attempt(emit)
             except AppendFailed:
-                world.faults["append_failed"] += 1
+                self.world.faults["append_failed"] += 1
             except ManagerClosed:
                 await asyncio.sleep(0.1)
             except UnknownConnection:
-                self.answer(emission, "failed")
-                return
+                self.answer(emit.emission, "failed")
+                return False
             else:
-                if rng.random() < 0.08:
-                    world.faults["retried_emit"] += 1
-                    continue
-                return
+                if self.rng.random() >= 0.08:
+                    return True
+                self.world.faults["retried_emit"] += 1
+        return False
 
-    async def _cancelled(self, attempt: Callable[[], Any]) -> bool:
+    async def _cancelled(self, attempt: Callable[[], Awaitable[None]]) -> bool:
         """Start an emit and cancel it some steps later; whether it was cut off in the middle."""
 
         async def guarded() -> None:

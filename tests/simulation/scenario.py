@@ -11,8 +11,9 @@ import logging
 import random
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from functools import partial
 from typing import Any, Final
 
@@ -28,17 +29,22 @@ from tests.simulation.ledger import (
     History,
     LifeEnded,
     Quiesced,
+    Received,
     Record,
     Residue,
     Retained,
+    RolledBack,
+    Saved,
     Secrets,
+    Steady,
 )
 from tests.simulation.loop import SimLoop, seeded_world
 from tests.simulation.network import Conditions, Network
 from tests.simulation.producers import Producer
+from tests.simulation.rolling_log import RollingLog
 from tests.simulation.sim_log import LogTrouble, SimLog
 from websocket_core.auth import JWTAuthenticator
-from websocket_core.errors import IsolationViolation
+from websocket_core.errors import AppendFailed, IsolationViolation
 from websocket_core.identity import LogName, UserId
 from websocket_core.limits import Limits, Retention, RetryPolicy
 from websocket_core.logs.memory import MemoryLog
@@ -52,9 +58,32 @@ ALIKE: Final = (
     ("alice", "alice*"), ("alice", "Alice"), ("a", "a:b"), ("jos\u00e9", "jose\u0301"), ("1", "01"), ("bo", "bob"),
 )  # fmt: skip
 """Users whose ids are easily taken for each other."""
+TURN: Final = 0.01
 ACTIVE_SECONDS: Final = 14.0
 QUIET_SECONDS: Final = 26.0
 """Enough for every time-out there is, one after the other."""
+
+
+class Kind(StrEnum):
+    """What a world is made to show."""
+
+    CHAOS = "chaos"
+    """Everything goes wrong that can, over logs in the memory of the server."""
+    SIGNALS = "signals"
+    """The same, and every wake-up arrives at once, so that nobody needs the heartbeat to find an entry."""
+    ROLLBACK = "rollback"
+    """The same, over a store that outlives the server and is rolled back now and then."""
+    STALLS = "stalls"
+    """The loop stands still now and then, and nothing else goes wrong: no connection may end."""
+
+
+_DRAWN: Final = {Kind.CHAOS: 6, Kind.ROLLBACK: 3, Kind.STALLS: 1}
+"""How often a seed makes which kind."""
+
+
+def kind_of(seed: int) -> Kind:
+    """The kind of a seed's world, where none is asked for."""
+    return random.Random(f"{seed}/kind").choices(list(_DRAWN), list(_DRAWN.values()))[0]
 
 
 class OrderedSet(dict[Any, None]):
@@ -92,7 +121,9 @@ class Backend:
     """One life of the server: a manager with its log, an application and uvicorn."""
 
     def __init__(self, world: World, trouble: LogTrouble, generation: int) -> None:
-        self.inner = MemoryLog(world.retention, limits=world.limits, monotonic=world.loop.time, entropy=world.entropy)
+        self.inner: MemoryLog | RollingLog = world.store or MemoryLog(
+            world.retention, limits=world.limits, monotonic=world.loop.time, entropy=world.entropy
+        )
         self.log = SimLog(
             self.inner,
             loop=world.loop,
@@ -139,6 +170,13 @@ class Backend:
         self._faults = world.faults
         self._serving: asyncio.Task[None] | None = None
 
+    def watchers(self) -> int:
+        """How many wait to be woken by a log."""
+        if isinstance(self.inner, RollingLog):
+            return self.inner.watched()
+        held = {id(log): log for log in (*self.inner._logs.values(), *self.inner._heads.values())}
+        return sum(len(log.watchers) for log in held.values())
+
     async def start(self) -> None:
         self._serving = asyncio.create_task(self.server._serve())
         while not self.server.started:  # noqa: ASYNC110 - uvicorn offers nothing to wait for
@@ -164,6 +202,7 @@ class Outcome:
     """What a seed came to."""
 
     seed: int
+    kind: Kind
     violations: list[Violation]
     faults: Counter[str]
     digest: str
@@ -178,8 +217,9 @@ class Outcome:
 class World:
     """Everything of one seed."""
 
-    def __init__(self, seed: int, loop: SimLoop, entropy: Any, *, signals_arrive: bool = False) -> None:
+    def __init__(self, seed: int, loop: SimLoop, entropy: Any, kind: Kind) -> None:
         self.seed = seed
+        self.kind = kind
         self.loop = loop
         self.entropy = entropy
         self.rng = rng = random.Random(f"{seed}/world")
@@ -215,8 +255,10 @@ class World:
             late_wakes=rng.choice((0.0, 0.1)),
             mixed_replies=rng.choice((0.0, 0.0, 0.02)),
         )
-        if signals_arrive:
+        if kind is Kind.SIGNALS:
             self.trouble.lost_wakes = self.trouble.late_wakes = 0.0
+        elif kind is Kind.STALLS:
+            self.trouble.mixed_replies = 0.0
         self.tabs = [
             Tab(self, f"{index}{letter}", user)
             for index, user in enumerate(self.users)
@@ -230,14 +272,30 @@ class World:
                 capacity=rng.choice((600, 4_000, 65_536)),
                 high_water=rng.choice((1_000, 8_000, 65_536)),
             )
+            if kind is Kind.STALLS:  # a narrow line is reason enough to end
+                wide = replace(self.net.conditions[tab.name], capacity=65_536, high_water=65_536)
+                self.net.conditions[tab.name] = wide
         self.healed = self.over = self.closing = False
         self._number = 0
         self._generation = 0
+        self.store: RollingLog | None = None
+        if kind is Kind.ROLLBACK:
+            self.store = RollingLog(self.retention, limits=self.limits, monotonic=loop.time, entropy=entropy)
         self.backend = Backend(self, self.trouble, 0)
         self._backends = [self.backend]
         self.producers = {user: Producer(self, user, index) for index, user in enumerate(self.users)}
 
     # -- what tabs and producers use
+
+    @property
+    def calm(self) -> bool:
+        """Whether nothing goes wrong of which a client would be the cause."""
+        return self.healed or self.kind is Kind.STALLS
+
+    @property
+    def patient(self) -> bool:
+        """Whether clients wait for the server as long as it takes."""
+        return self.kind is Kind.STALLS
 
     @property
     def manager(self) -> UnifiedWebSocketManager:
@@ -257,22 +315,29 @@ class World:
         return self.producers[user].open_runs
 
     def _trace_bytes(self, number: int, down: bool, data: bytes) -> None:
-        self._trace.update(f"{self.loop.now!r}/{number}/{down}/{len(data)}/".encode())
-        self._trace.update(data)
+        self._trace.update(b"%b/%d/%d/%d/%b" % (repr(self.loop.now).encode(), number, down, len(data), data))
 
     # -- what goes wrong
 
     async def _nemesis(self, until: float) -> None:
         """Faults, one after the other, with healing in between left to chance."""
         rng, loop = self.rng, self.loop
-        actions = (
+        actions: list[tuple[Callable[[], Awaitable[None] | None], int]] = [
             (self._cut, 10), (self._stall, 4), (self._vanish, 3), (self._stop_reading, 4), (self._stall_all, 1),
             (self._log_trouble, 3), (self._forget, 1), (self._crowd, 1), (self._stand_still, 1),
             (self._disconnect_user, 1),
-        )  # fmt: skip
+        ]  # fmt: skip
+        if self.store is not None:
+            actions.append((self._roll_back, 3))
         restarts = [rng.uniform(3.0, until)] if rng.random() < 0.35 else []
         while loop.time() < until:
+            if self.kind is Kind.STALLS:
+                await asyncio.sleep(rng.uniform(0.2, 5.0))
+                await self._stand_still()
+                continue
             await asyncio.sleep(rng.expovariate(2.5))
+            if self.store is not None and rng.random() < 0.4:
+                self._save(self.store)
             if restarts and loop.time() > restarts[0]:
                 restarts.pop()
                 await self._restart()
@@ -323,15 +388,43 @@ class World:
 
     async def _forget(self) -> None:
         user = self.rng.choice(self.users)
-        self.faults["forgotten_log"] += 1
-        if self.rng.random() < 0.5:
-            await self.manager.delete_user(user)
-        else:
-            await self.backend.log.forget(LogName.of_user(UserId(user)))
+        batch = await self.backend.inner.read(LogName.of_user(UserId(user)), None, 1)
+        self.faults["forgotten_log"] += bool(batch.entries)
+        with contextlib.suppress(AppendFailed):
+            if self.rng.random() < 0.5:
+                await self.manager.delete_user(user)
+            else:
+                await self.backend.log.forget(LogName.of_user(UserId(user)))
 
     async def _disconnect_user(self) -> None:
-        self.faults["disconnected"] += 1
-        await self.manager.disconnect_user(self.rng.choice(self.users))
+        user = UserId(self.rng.choice(self.users))
+        self.faults["disconnected"] += len(self.manager._registry.of(user))
+        with contextlib.suppress(AppendFailed):
+            await self.manager.disconnect_user(user)
+
+    def _save(self, store: RollingLog) -> None:
+        self.record(Saved(self.loop.time(), store.save()))
+
+    def _roll_back(self) -> None:
+        """The store dies with what it had not made safe. It may be away for a while, and readers may be woken by its
+        return or not."""
+        store, log, rng = self.store, self.backend.log, self.rng
+        if store is None or not store.snapshots:
+            return
+        self._roll_back_to(store, rng.choice(store.snapshots[-3:]), wake=rng.random() < 0.5)
+        for producer in self.producers.values():
+            producer.doubts = rng.random() < 0.5
+        if rng.random() < 0.5:
+            log.trouble = replace(log.trouble, refused=1.0, unreadable=1.0)
+            self.loop.call_later(rng.uniform(0.05, 1.0), self._log_recovers, log)
+
+    def _roll_back_to(self, store: RollingLog, number: int, *, wake: bool, told_within: float | None = None) -> None:
+        lost = store.roll_back(number, wake=wake)
+        self.record(RolledBack(self.loop.time(), number, told_within))
+        if lost:
+            self.faults["rollback"] += 1
+            self.faults["rollback_lost_entry"] += lost
+            self.faults["rollback_woken" if wake else "rollback_unnoticed"] += 1
 
     def _crowd(self) -> None:
         """More tabs of one user than allowed: the oldest must go."""
@@ -339,15 +432,23 @@ class World:
         self.faults["crowd"] += 1
         for index in range(4):
             tab = Tab(self, f"{len(self._guests)}guest{index}", user)
-            self._guests.append(asyncio.create_task(tab.live()))
+            self._guests.append(self._outside(tab.live()))
             self.loop.call_later(self.rng.uniform(1.0, 3.0), self._guests[-1].cancel)
 
     _guests: list[asyncio.Task[None]]
 
-    def _stand_still(self) -> None:
+    def _outside(self, life: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A client: a process of its own, which lives on while the server stands still."""
+        return self.loop.create_task(life, context=self.loop.outside.copy())
+
+    async def _stand_still(self) -> None:
         """The process does nothing for a while, as when something blocking is called."""
+        seconds = self.rng.choice((self.rng.uniform(0.3, 5.0), 5.0))
         self.faults["loop_stall"] += 1
-        self.loop.now += self.rng.uniform(0.3, 5.0)
+        if seconds > self.limits.heartbeat_timeout:
+            self.faults["loop_stall_beyond_timeout"] += 1
+        self.loop.stall(seconds)
+        await asyncio.sleep(seconds + TURN)  # so that the server has a turn before it is stalled again
 
     async def _restart(self) -> None:
         """Another process, which remembers nothing."""
@@ -370,12 +471,18 @@ class World:
                 await self.manager.shutdown()
         await old.stop()
         await asyncio.sleep(self.rng.uniform(0.0, 1.0))
-        self.record(LifeEnded(self.loop.time(), None))
+        if self.store is None:
+            self.record(LifeEnded(self.loop.time(), None))
         self._generation += 1
         self.backend = Backend(self, self.trouble, self._generation)
         self._backends.append(self.backend)
         self.closing = False
         await self.backend.start()
+
+    async def _come(self, tab: Tab) -> None:
+        if self.kind is Kind.STALLS and self.rng.random() < 0.5:  # where nobody has to come back: let some come late
+            await asyncio.sleep(self.rng.uniform(0.0, ACTIVE_SECONDS))
+        await tab.live()
 
     async def _intrude(self) -> None:
         tab = Tab(self, "intruder", self.users[0], intruder=True)
@@ -386,9 +493,11 @@ class World:
     async def run(self) -> None:
         self._guests = []
         await self.backend.start()
-        tabs = [asyncio.create_task(tab.live()) for tab in self.tabs]
-        if self.rng.random() < 0.3:
-            tabs.append(asyncio.create_task(self._intrude()))
+        if self.kind is Kind.STALLS:
+            self.record(Steady(self.loop.time()))
+        tabs = [self._outside(self._come(tab)) for tab in self.tabs]
+        if self.rng.random() < 0.3 and self.kind is not Kind.STALLS:
+            tabs.append(self._outside(self._intrude()))
         work = []
         for producer in self.producers.values():
             work.append(asyncio.create_task(producer.emit_events(self.rng.randrange(20, 100))))
@@ -407,6 +516,8 @@ class World:
         for guest in self._guests:
             guest.cancel()
         await asyncio.sleep(QUIET_SECONDS)
+        if self.store is not None:
+            await self._lose_what_was_read(self.store)
         live = {tab.name: tab.number if tab.greeted else -1 for tab in self.tabs}
         self.record(Quiesced(self.loop.time(), live, self.manager.get_stats()["total_connections"]))
         self.over = True
@@ -425,6 +536,10 @@ class World:
 
     async def _finale(self) -> None:
         """Every tab is cut, and the last event of its user comes just behind the read of one that is back."""
+        if self.kind is Kind.STALLS:
+            for producer in self.producers.values():
+                await producer.emit_last()
+            return
         last: list[asyncio.Task[None]] = []
         for user, producer in self.producers.items():
             for link in [link for tab in self.tabs if tab.user == user for link in self.net.links_of(tab.name)]:
@@ -435,6 +550,26 @@ class World:
         self.backend.log.ambushes.clear()
         if last:
             await asyncio.wait(last)
+
+    async def _lose_what_was_read(self, store: RollingLog) -> None:
+        """Everybody is connected and idle when the store loses what they have read. No signal tells them."""
+        heartbeat = self.limits.heartbeat
+        self._save(store)
+        for producer in self.producers.values():
+            await producer.emit_last()
+            await producer.emit_last()
+        await asyncio.sleep(heartbeat + 2.0)
+        self.backend.log.trouble = LogTrouble(lost_wakes=1.0)
+        self._roll_back_to(store, store.snapshots[-1], wake=False, told_within=heartbeat + 1.0)
+        # The offset that they stand at is not there any more, or is given to another entry, perhaps of the same event.
+        others, again = self.rng.choice(((0, 0), (0, 0), (1, 0), (2, 0), (3, 0), (0, 2), (1, 1)))
+        for producer in self.producers.values():
+            for _ in range(others):
+                await producer.emit_last(remember=False)
+            await producer.emit_again(again)
+        await asyncio.sleep(heartbeat + 2.0)
+        self.backend.log.trouble = LogTrouble()
+        await asyncio.sleep(heartbeat + 2.0)
 
     def _emit_last(self, producer: Producer, last: list[asyncio.Task[None]]) -> None:
         last.append(asyncio.create_task(producer.emit_last()))
@@ -461,8 +596,7 @@ class World:
         left.update(self._statistics())
         left["connections by the metrics"] = backend.metrics.connections
         left["isolation_violations"] = max(0, self._alarms() - self.faults["mixed_reply"])
-        held = [*backend.inner._logs.values(), *backend.inner._heads.values()]
-        left["watchers"] = sum(len(log.watchers) for log in held)
+        left["watchers"] = backend.watchers()
         left["outboxes"] = len(manager._outboxes)
         left["open runs"] = len(manager.runs)
         left["sockets"] = len(backend.server.server_state.connections)
@@ -477,15 +611,17 @@ class World:
             names = {"crash": crash, "errors logged": errors}
             self.record(Residue(self.loop.time(), names))
         for record in self.records:
-            self._trace.update(repr(record).encode())
+            if not isinstance(record, Received):  # which came over the network, and is in the trace already
+                self._trace.update(repr(record).encode())
         retention = self.retention
         retained = Retained(retention.events, retention.bytes, retention.age)
         checker = Checker(History(self.secrets, retained, self.records))
         violations = checker.run()
         return Outcome(
             self.seed,
+            self.kind,
             violations,
-            self.faults,
+            self.faults + checker.landed + Counter(shuffled_step=self.loop.shuffled),
             self._trace.hexdigest(),
             self.loop.time(),
             self.loop.steps,
@@ -506,8 +642,8 @@ def _end_tasks(loop: SimLoop) -> None:
             loop.run_until_complete(asyncio.wait(tasks, timeout=60.0))
 
 
-def run_seed(seed: int, *, signals_arrive: bool = False) -> Outcome:
-    """Live through one seed and judge it. With `signals_arrive` no wake-up is lost or late."""
+def run_seed(seed: int, kind: Kind | None = None) -> Outcome:
+    """Live through one seed and judge it; in a world of that kind, or of the kind that is the seed's own."""
     loop = SimLoop(seed, order="adversarial" if seed % 4 == 3 else "fifo")
     errors = ErrorLog()
     root = logging.getLogger()
@@ -518,7 +654,7 @@ def run_seed(seed: int, *, signals_arrive: bool = False) -> Outcome:
     try:
         with seeded_world(loop, seed) as entropy:
             asyncio.set_event_loop(loop)
-            world = World(seed, loop, entropy, signals_arrive=signals_arrive)
+            world = World(seed, loop, entropy, kind or kind_of(seed))
             try:
                 loop.run_until_complete(world.run())
             except Exception as error:

@@ -14,7 +14,7 @@ from tests.simulation.loop import SimLoop
 from websocket_core.errors import LogUnavailable
 from websocket_core.events import Event
 from websocket_core.identity import LogName
-from websocket_core.log import Batch, LogStore, Position
+from websocket_core.log import Batch, Entry, LogStore, Position
 from websocket_core.wire import encode_cursor
 
 
@@ -61,7 +61,7 @@ class SimLog:
         self._record = record
 
     async def _pause(self) -> None:
-        if self.trouble.suspends and self._rng.random() < self.trouble.suspends:
+        if self._happens(self.trouble.suspends, "suspended_call"):
             await asyncio.sleep(self._rng.choice((0.0, 0.0, 0.001, 0.02)))
         if self.dead:
             raise LogUnavailable("the process of this log is gone")
@@ -97,6 +97,14 @@ class SimLog:
                     self._faults["mixed_reply"] += 1
                     return foreign
         return batch
+
+    async def control(self, log: LogName) -> Entry | None:
+        await self._pause()
+        if self._happens(self.trouble.unreadable, "read_failed"):
+            raise LogUnavailable("unreadable for a while")
+        entry = await self.inner.control(log)
+        await self._pause()
+        return entry
 
     async def append(self, log: LogName, event: Event) -> Position:
         try:

@@ -30,8 +30,11 @@ from tests.simulation.ledger import (
     Residue,
     Retained,
     Revoked,
+    RolledBack,
     RunStopped,
+    Saved,
     Secrets,
+    Steady,
 )
 
 RETAINED = Retained(events=6, bytes=10_000_000, age=3_600.0)
@@ -47,6 +50,9 @@ class Story:
         self.now = 0.0
         self.epochs = dict.fromkeys(USERS, "first")
         self.logs: dict[str, list[dict[str, Any]]] = {user: [] for user in USERS}
+        self.marks: dict[str, list[str]] = {user: [] for user in USERS}
+        self.attempt = ""
+        """What marks end with, so that they differ from those before a rollback."""
         self.users: dict[int, str] = {}
         self.runs = 0
 
@@ -62,7 +68,7 @@ class Story:
         self.records.append(record)
 
     def position(self, user: str, offset: int) -> str:
-        mark = self.logs[user][offset - 1]["id"] if offset else ""
+        mark = self.marks[user][offset - 1] if offset else ""
         return f"{self.epochs[user]}.{offset}.{mark}"
 
     def emit(self, user: str, number: int, kind: str = "note", connection_id: str | None = None) -> None:
@@ -71,8 +77,7 @@ class Story:
             data = {"agent": self.secrets.stamp(user, number)}
         emission = Emission(user, Key(number, kind), "plain", data, connection_id=connection_id)
         event = {"type": kind, "data": data, "user_id": user, "id": f"{kind}{number}"}
-        self.logs[user].append(event)
-        position = self.position(user, len(self.logs[user]))
+        position = self.append(user, event)
         self.add(Invoked(self.at(), emission))
         self.add(Appended(self.at(), user, str(event["id"]), copy.deepcopy(event), 100, connection_id, position))
         self.add(Answered(self.at(), emission, "ok", position))
@@ -82,14 +87,27 @@ class Story:
         text = self.secrets.text("alice", number, start + length)[start:]
         data = {"message_id": self.secrets.stamp("alice", number), "start": start, "text": text}
         event = {"type": DELTA, "data": data, "user_id": "alice", "id": f"d{number}.{start}"}
-        self.logs["alice"].append(event)
         self.add(Invoked(self.at(), Emission("alice", Key(number, DELTA), "text", None)))
-        position = self.position("alice", len(self.logs["alice"]))
+        position = self.append("alice", event)
         self.add(Appended(self.at(), "alice", str(event["id"]), copy.deepcopy(event), 100, None, position))
 
-    def connect(self, connection: int, tab: str, user: str, kind: str = "none", offset: int | None = None) -> None:
+    def append(self, user: str, event: dict[str, Any]) -> str:
+        self.logs[user].append(event)
+        self.marks[user].append(f"{event['id']}{self.attempt}")
+        return self.position(user, len(self.logs[user]))
+
+    def connect(
+        self,
+        connection: int,
+        tab: str,
+        user: str,
+        kind: str = "none",
+        offset: int | None = None,
+        *,
+        cursor: str | None = None,
+    ) -> None:
         self.users[connection] = user
-        cursor = None if offset is None else self.position(user, offset)
+        cursor = cursor if offset is None else self.position(user, offset)
         connection_id = "cay" if tab == "ay" else None
         self.add(Connecting(self.at(), tab, connection, user, kind, cursor, connection_id))
 
@@ -109,8 +127,11 @@ class Story:
     def show(self, connection: int, *offsets: int) -> None:
         user = self.users[connection]
         for offset in offsets:
-            event = copy.deepcopy(self.logs[user][offset - 1])
-            self.frame(connection, {**event, "cursor": self.position(user, offset)})
+            self.frame(connection, self.made(user, offset))
+
+    def made(self, user: str, offset: int) -> dict[str, Any]:
+        """The frame of an entry."""
+        return {**copy.deepcopy(self.logs[user][offset - 1]), "cursor": self.position(user, offset)}
 
     def ping(self, connection: int, offset: int) -> None:
         self.frame(connection, {"type": "ping", "cursor": self.position(self.users[connection], offset)})
@@ -118,8 +139,17 @@ class Story:
     def forget(self, user: str, epoch: str) -> None:
         self.add(LifeEnded(self.at(), user))
         self.logs[user] = []
+        self.marks[user] = []
         self.epochs[user] = epoch
         self.add(Opened(self.at(), user, f"{epoch}.0."))
+
+    def roll_back(self, kept: dict[str, int]) -> None:
+        """Hold no more than so many entries of each log."""
+        self.add(RolledBack(self.at(), 1, 4.0))
+        for user, count in kept.items():
+            del self.logs[user][count:]
+            del self.marks[user][count:]
+        self.attempt += "x"
 
     def close(self, connection: int, code: int = 1006, reason: str = "") -> None:
         self.add(Closed(self.at(), connection, code, reason))
@@ -154,7 +184,7 @@ def clean_story() -> Story:
         story.emit("alice", number)
     story.show(2, *range(6, 16))
     story.connect(5, "ax", "alice", "own", 5)
-    story.greet(5, 9)
+    story.greet(5, 5)
     story.gap(5, 9, "trimmed")
     story.show(5, *range(10, 16))
     story.forget("alice", "second")
@@ -176,6 +206,44 @@ def clean_story() -> Story:
     story.greet(6, 2, resumed=True)
     story.add(Quiesced(story.at() + 10, {"ax": 5, "ay": 2, "bx": 6}, 3))
     story.add(Residue(story.at() + 20, {"tasks": [], "isolation_violations": 0}))
+    return story
+
+
+def story_of_a_rollback() -> Story:
+    """A store that loses entries 3 to 5, in front of alice's tabs: one is idle and has read beyond what is kept, one is
+    sent what was read for it before, one comes back with a cursor that is no more, and one had read what was kept."""
+    story = Story()
+    story.add(Opened(story.at(), "alice", "first.0."))
+    tabs = {1: "idle", 2: "sent", 3: "gone", 4: "kept"}
+    for connection, tab in tabs.items():
+        story.connect(connection, tab, "alice")
+        story.greet(connection, 0)
+    for number in (1, 2):
+        story.emit("alice", number)
+    for connection in tabs:
+        story.show(connection, 1, 2)
+    story.add(Saved(story.at(), 1))
+    for number in (3, 4, 5):
+        story.emit("alice", number)
+    story.show(1, 3, 4)
+    story.show(3, 3, 4)
+    story.close(3)
+    cursor, read = story.position("alice", 4), story.made("alice", 3)
+    story.roll_back({"alice": 2})
+    story.frame(2, read)
+    story.emit("alice", 3)
+    story.emit("alice", 6)
+    story.show(4, 3, 4)
+    for connection in (1, 2):
+        story.gap(connection, 0, "diverged")
+        story.show(connection, 1, 2, 3, 4)
+    story.connect(5, "gone", "alice", "own", cursor=cursor)
+    story.frame(5, {"type": "connected", "user_id": "alice", "resumed": False, "cursor": cursor})
+    story.gap(5, 0, "diverged")
+    story.show(5, 1, 2, 3, 4)
+    story.ping(4, 4)
+    story.now += 5.0
+    story.add(Quiesced(story.at(), {"idle": 1, "sent": 2, "gone": 5, "kept": 4}, 4))
     return story
 
 
@@ -249,7 +317,6 @@ def lost_after_it_was_acknowledged(story: Story) -> None:
 
 def lost_behind_a_gap(story: Story) -> None:
     """The gap tells of more than is gone."""
-    frame_at(story, received(story, 5, "connected"))["cursor"] = "first.11.note11"
     frame_at(story, received(story, 5, "gap"))["cursor"] = "first.11.note11"
     for number in (11, 10):
         del story.records[shown(story, 5, number)]
@@ -323,11 +390,15 @@ def needless_gap(story: Story) -> None:
 def needless_reset(story: Story) -> None:
     index = received(story, 4, "connected")
     frame_at(story, index)["resumed"] = False
-    frame_at(story, index)["cursor"] = "first.0."
     insert_frame(story, index, 4, {"type": "gap", "reason": "diverged", "cursor": "first.0."})
     for offset in (2, 1):
         event = copy.deepcopy(frame_at(story, shown(story, 1, offset)))
         insert_frame(story, index + 1, 4, event)
+
+
+def sent_elsewhere_before_the_gap(story: Story) -> None:
+    """Cut between the two, the client would come back with a cursor that is honoured."""
+    frame_at(story, received(story, 5, "connected"))["cursor"] = "first.9.note9"
 
 
 def phantom(story: Story) -> None:
@@ -359,6 +430,15 @@ def late_after_revoke(story: Story) -> None:
     story.records.insert(index, Revoked(story.records[index].at, "alice"))
 
 
+def disconnected_by_a_stall(story: Story) -> None:
+    story.records.insert(0, Steady(0.0))
+    for record in [record for record in story.records if isinstance(record, Closed)]:
+        record.at += 1_000.0
+        story.records.remove(record)
+    story.records = [record for record in story.records if not isinstance(record, Quiesced | Draining)]
+    story.close(5, 4408)
+
+
 def residue(story: Story) -> None:
     last = story.records[-1]
     assert isinstance(last, Residue)
@@ -369,6 +449,110 @@ def residue_registered(story: Story) -> None:
     record = next(record for record in story.records if isinstance(record, Quiesced))
     record.registered = 4
 
+
+# -- what a rollback may be made of
+
+
+def after(story: Story, connection: int, frame_type: str) -> int:
+    """Where in the history this connection was sent the last such frame."""
+    return max(
+        index
+        for index, record in enumerate(story.records)
+        if isinstance(record, Received) and record.connection == connection and record.frame["type"] == frame_type
+    )
+
+
+def without(story: Story, connection: int, *numbers: int) -> None:
+    """The connection is not shown these events after its gap."""
+    gap = after(story, connection, "gap")
+    stamps = [story.secrets.stamp("alice", number) for number in numbers]
+    story.records = [
+        record
+        for index, record in enumerate(story.records)
+        if index < gap
+        or not isinstance(record, Received)
+        or record.connection != connection
+        or record.frame.get("data", {}).get("stamp") not in stamps
+    ]
+
+
+def resumed_by_epoch_and_offset(story: Story) -> None:
+    """The offset is there again, and another entry has it."""
+    greeting = frame_at(story, after(story, 5, "connected"))
+    greeting["resumed"], greeting["cursor"] = True, story.position("alice", 4)
+    without(story, 5, 1, 2, 3, 6)
+    del story.records[after(story, 5, "gap")]
+
+
+def another_history_without_a_gap(story: Story) -> None:
+    """A socket that stayed open is shown what joins by its offset."""
+    without(story, 2, 1, 2, 3)
+    del story.records[after(story, 2, "gap")]
+
+
+def idle_and_never_told(story: Story) -> None:
+    without(story, 1, 1, 2, 3, 6)
+    del story.records[after(story, 1, "gap")]
+
+
+def idle_and_told_late(story: Story) -> None:
+    index = after(story, 1, "gap")
+    late = [record for record in story.records[index:] if isinstance(record, Received) and record.connection == 1]
+    story.records = [record for record in story.records if record not in late]
+    for record in late:
+        record.at = story.now
+    story.records[-1:-1] = late
+
+
+def gap_for_who_missed_nothing(story: Story) -> None:
+    rolled_back = next(index for index, record in enumerate(story.records) if isinstance(record, RolledBack))
+    frames = [{"type": "gap", "reason": "diverged", "cursor": "first.0."}]
+    frames += [story.made("alice", offset) for offset in (1, 2)]
+    for frame in reversed(frames):
+        insert_frame(story, rolled_back, 4, frame)
+
+
+def gap_that_passes_over_the_new_history(story: Story) -> None:
+    frame_at(story, after(story, 1, "gap"))["cursor"] = story.position("alice", 3)
+    without(story, 1, 1, 2, 3)
+
+
+def gap_for_another_reason(story: Story) -> None:
+    frame_at(story, after(story, 1, "gap"))["reason"] = "new_epoch"
+
+
+def gap_that_tells_of_trimming(story: Story) -> None:
+    frame_at(story, after(story, 5, "gap"))["reason"] = "trimmed"
+
+
+def handled_twice(story: Story) -> None:
+    """The event that was appended again carries another id, so that no client knows it."""
+    index = after(story, 1, "gap") + 3
+    assert frame_at(story, index)["id"] == "note3"
+    frame_at(story, index)["id"] = "another"
+
+
+def kept_and_not_shown(story: Story) -> None:
+    """Who stands in what was kept is owed what comes after it."""
+    story.records = [
+        record
+        for record in story.records
+        if not (isinstance(record, Received) and record.connection == 4 and record.frame.get("id") == "note3")
+    ]
+
+
+ROLLBACK_CORRUPTIONS: list[tuple[Callable[[Story], None], Fault]] = [
+    (resumed_by_epoch_and_offset, Fault.GAP_WITHOUT_NOTICE),
+    (another_history_without_a_gap, Fault.GAP_WITHOUT_NOTICE),
+    (idle_and_never_told, Fault.GAP_WITHOUT_NOTICE),
+    (idle_and_told_late, Fault.GAP_WITHOUT_NOTICE),
+    (gap_for_who_missed_nothing, Fault.NEEDLESS_GAP),
+    (gap_that_passes_over_the_new_history, Fault.LOST),
+    (gap_for_another_reason, Fault.CORRUPT),
+    (gap_that_tells_of_trimming, Fault.CORRUPT),
+    (handled_twice, Fault.DUPLICATE),
+    (kept_and_not_shown, Fault.LOST_SILENT),
+]
 
 CORRUPTIONS: list[tuple[Callable[[Story], None], Fault]] = [
     (leak, Fault.LEAK),
@@ -393,8 +577,10 @@ CORRUPTIONS: list[tuple[Callable[[Story], None], Fault]] = [
     (corrupt, Fault.CORRUPT),
     (corrupt_text, Fault.CORRUPT),
     (chain_break, Fault.CHAIN_BREAK),
+    (sent_elsewhere_before_the_gap, Fault.CHAIN_BREAK),
     (ping_ahead_of_what_was_shown, Fault.CHAIN_BREAK),
     (late_after_revoke, Fault.LATE_AFTER_REVOKE),
+    (disconnected_by_a_stall, Fault.DISCONNECTED),
     (residue, Fault.RESIDUE),
     (residue_registered, Fault.RESIDUE),
 ]
@@ -414,18 +600,45 @@ def test_each_way_of_spoiling_a_history_is_called_what_it_is(spoil: Callable[[St
     assert {violation.fault for violation in violations} == {fault}, violations
 
 
+def test_a_clean_history_of_a_rollback_passes() -> None:
+    """Nobody is owed what was lost unread, and nobody is told of a gap for it."""
+    checker = Checker(story_of_a_rollback().history)
+    assert checker.run() == []
+    assert checker.landed == {
+        "gap_diverged": 3, "rollback_ahead": 1, "rollback_ahead_idle": 1, "rollback_overgrown": 3,
+        "rollback_resume_lost": 1, "rollback_retried": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spoil", "fault"), ROLLBACK_CORRUPTIONS, ids=lambda value: getattr(value, "__name__", str(value))
+)
+def test_each_way_of_getting_a_rollback_wrong_is_called_what_it_is(
+    spoil: Callable[[Story], None], fault: Fault
+) -> None:
+    story = story_of_a_rollback()
+    spoil(story)
+    violations = check(story.history)
+    assert {violation.fault for violation in violations} == {fault}, violations
+
+
 def test_every_class_of_violation_is_found_by_some_corruption() -> None:
     assert {fault for _spoil, fault in CORRUPTIONS} == set(Fault)
 
 
-def test_any_single_event_that_is_dropped_is_missed() -> None:
-    """Whichever delivery disappears, something is said."""
+@pytest.mark.parametrize("tell", [clean_story, story_of_a_rollback])
+def test_any_single_event_that_is_dropped_is_missed(tell: Callable[[], Story]) -> None:
+    """Whichever delivery disappears, something is said, unless the store has lost the entry and nobody is owed it."""
     rng = random.Random(4)
-    whole = clean_story()
+    whole = tell()
+    kept = {whole.position("alice", offset) for offset in range(1, len(whole.logs["alice"]) + 1)}
     events = [
-        index for index, record in enumerate(whole.records) if isinstance(record, Received) and "data" in record.frame
+        index
+        for index, record in enumerate(whole.records)
+        if isinstance(record, Received) and "data" in record.frame
+        if tell is clean_story or record.frame["cursor"] in kept
     ]
     for index in rng.sample(events, 12):
-        story = clean_story()
+        story = tell()
         del story.records[index]
         assert check(story.history), json.dumps(frame_at(whole, index))
