@@ -135,7 +135,7 @@ async def attack(options: argparse.Namespace, port: int) -> None:
         early = sum(each < options.timeout * 0.9 for each in lived)
         told = sum(each.answer.startswith(b"HTTP/1.1 408") for each in hostile if each._drips is drips)
         print(
-            f"{name:9} closed {len(lived)}, of which {early} at once (over the bound of an address) and "
+            f"{name:9} closed {len(lived)}, of which {early} earlier, for want of room, and "
             f"{len(lived) - early} at the deadline; longest {max(lived, default=float('nan')):.2f} s; told 408: {told}"
         )
     print(f"hostile connections still open after {seconds:.1f} s: {still} of {count}")

@@ -100,9 +100,8 @@ class DrainingServer(uvicorn.Server):
 
     async def _drain(self) -> None:
         draining = [asyncio.ensure_future(manager.drain(self._budget)) for manager in self._state.managers]
-        late = set(draining)
-        while late and not self.force_exit:
-            _done, late = await asyncio.wait(late, timeout=0.1)
+        while (late := [task for task in draining if not task.done()]) and not self.force_exit:
+            await asyncio.wait(late, timeout=0.1)
         for task in late:
             task.cancel()
         for result in await asyncio.gather(*draining, return_exceptions=True):

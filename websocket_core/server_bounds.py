@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import select
 import socket
 import struct
 from collections import Counter
@@ -21,9 +22,9 @@ from websocket_core.lag import LATE
 
 logger = logging.getLogger(__name__)
 
-GRACE: Final = 0.25
-"""Seconds in which a request may arrive before its sender counts against the bound of its address. Honest ones take
-less; a thousand of them from one proxy, after a restart, are no flood."""
+GRACE: Final = 1.0
+"""Seconds in which a request may arrive before its sender needs one of the places that are bounded. Honest ones take
+less: those who do not send cannot keep them out, and thousands who come back at once through one proxy are no flood."""
 BODY_RATE: Final = 1_024
 """Bytes per second that a request body brings at least, on average over each `ServerBounds.body_timeout`."""
 AT_ONCE: Final = 64
@@ -50,11 +51,11 @@ class ServerBounds:
     """The largest head of a request, its first line included."""
     headers: int = 128
     """The most header fields of a request."""
-    pending: int = 4_096
-    """How many connections may owe the head of their request at once; it is twice uvicorn's backlog. Above it, the
-    newest is refused."""
-    pending_per_address: int = 256
-    """How many of them from one address (IPv6: from one /64); trusted proxies are not counted."""
+    pending: int = 8_192
+    """How many connections may have owed the head of their request for longer than a second, and how many for less.
+    Above it, the newest is refused. Of the descriptors that the process may have, they never take all."""
+    pending_per_address: int = 4_096
+    """How many of those that have for longer, from one address (IPv6: from one /64); trusted proxies do not count."""
     fragments: int = 256
     """The most frames that one WebSocket message may come in."""
     wire_frames: int = 4_096
@@ -78,6 +79,17 @@ def cut(transport: asyncio.Transport) -> None:
         with contextlib.suppress(OSError):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
     transport.abort()
+
+
+def has_unread(transport: asyncio.Transport) -> bool:
+    """Whether something waits in the kernel that the event loop has not come to read yet."""
+    end: Any = transport.get_extra_info("socket")
+    poll = getattr(select, "poll", None)
+    if end is None or poll is None or end.fileno() < 0:
+        return False
+    look = poll()
+    look.register(end.fileno(), select.POLLIN)
+    return bool(look.poll(0))
 
 
 class Credit:
@@ -108,6 +120,10 @@ class Sender(Protocol):
     @property
     def address(self) -> str | None:
         """Where it comes from; None if that says nothing, as on a Unix socket."""
+        ...
+
+    def has_unread(self) -> bool:
+        """Whether it has sent something that was not read yet."""
         ...
 
     def refuse(self) -> None:
@@ -167,20 +183,35 @@ class _Line:
             ended += 1
 
 
+def _part(bound: int, descriptors: int | None, share: int) -> int:
+    """The bound, or that share of the descriptors if it is smaller."""
+    return bound if descriptors is None else max(1, min(bound, descriptors // share))
+
+
 class Handshakes:
     """The connections of one server that owe it a request, and who of them is to go.
 
-    A connection owes a head until it is whole. For the first moment it only counts towards the bound of the server;
-    who takes longer also counts towards that of its address. Late is whoever owes a head `handshake_timeout` after it
-    was first owed, whatever came in between, and whoever brings a body too slowly.
+    A connection owes a head until it is whole. For the first moment the bound is only there against running out of
+    sockets; who takes longer needs a place, of the server's and of its address's. Late is whoever owes a head
+    `handshake_timeout` after it was first owed, whatever came in between, and whoever brings a body too slowly.
+
+    Nobody is refused whose request waits to be read: when thousands come back at once, it is the server that is slow.
     """
 
     def __init__(
-        self, bounds: ServerBounds, loop: asyncio.AbstractEventLoop, *, trusts: Callable[[str], bool] | None = None
+        self,
+        bounds: ServerBounds,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        trusts: Callable[[str], bool] | None = None,
+        descriptors: int | None = None,
     ) -> None:
-        """`trusts` tells whether an address is a proxy's, behind which many clients may be."""
+        """`trusts` tells whether an address is a proxy's, behind which many clients may be; `descriptors` is how many
+        the process may have."""
         grace = min(GRACE, bounds.handshake_timeout / 2)
-        self._bounds = bounds
+        self._most_new = _part(bounds.pending, descriptors, 2)
+        self._most_slow = _part(bounds.pending, descriptors, 3)
+        self._most_of_one = _part(bounds.pending_per_address, descriptors, 4)
         self._loop = loop
         self._trusts = trusts
         self._new = _Line(grace, loop, self._settle)
@@ -200,7 +231,7 @@ class Handshakes:
         if who in self._new or who in self._slow:
             return
         self._bodies.discard(who)
-        if self.waiting >= self._bounds.pending:
+        if len(self._new) >= self._most_new and not who.has_unread():
             self._refuse(who)
         else:
             self._new.add(who)
@@ -223,10 +254,11 @@ class Handshakes:
     def _settle(self, who: Sender) -> None:
         """The first moment is over."""
         group = self._group(who)
+        full = len(self._slow) >= self._most_slow or (group is not None and self._slow_of[group] >= self._most_of_one)
+        if full and not who.has_unread():
+            self._refuse(who)
+            return
         if group is not None:
-            if self._slow_of[group] >= self._bounds.pending_per_address:
-                self._refuse(who)
-                return
             self._slow_of[group] += 1
         self._slow.add(who)
 

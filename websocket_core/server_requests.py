@@ -16,7 +16,12 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from websocket_core.server_bounds import BODY_RATE, Handshakes, ServerBounds, cut
+from websocket_core.server_bounds import BODY_RATE, Handshakes, ServerBounds, cut, has_unread
+
+try:
+    import resource
+except ModuleNotFoundError:  # only Unix has it
+    resource = None  # type: ignore[assignment]
 
 LINGER: Final = 1.0
 """Seconds that a refusal has to reach a client that may have stopped reading."""
@@ -45,6 +50,14 @@ def bounds_of(config: uvicorn.Config) -> ServerBounds:
     return config.bounds if isinstance(config, ServerConfig) else ServerBounds()
 
 
+def _descriptors() -> int | None:
+    """How many file descriptors this process may have; None if that is not bounded, or not known."""
+    if resource is None:
+        return None
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if soft == resource.RLIM_INFINITY else int(soft)
+
+
 def _handshakes_of(state: ServerState, config: uvicorn.Config, loop: asyncio.AbstractEventLoop) -> Handshakes:
     """The one of this server: `state` is what uvicorn has one of for all protocols of a server."""
     found: Handshakes | None = vars(state).get("handshakes")
@@ -52,7 +65,7 @@ def _handshakes_of(state: ServerState, config: uvicorn.Config, loop: asyncio.Abs
         nothing: Any = None
         hops = config.forwarded_allow_ips if config.proxy_headers else []
         proxies = ProxyHeadersMiddleware(nothing, hops).trusted_hosts
-        found = Handshakes(bounds_of(config), loop, trusts=proxies.__contains__)
+        found = Handshakes(bounds_of(config), loop, trusts=proxies.__contains__, descriptors=_descriptors())
         vars(state)["handshakes"] = found
     return found
 
@@ -151,6 +164,9 @@ class BoundedRequests(asyncio.Protocol):
     def address(self) -> str | None:
         return self.client[0] if self.client else None
 
+    def has_unread(self) -> bool:
+        return has_unread(self.transport)
+
     def refuse(self) -> None:
         self._leave()
         self.transport.abort()
@@ -213,6 +229,8 @@ class _BoundedParser(h11.Connection):
             if size > self._bounds.header_bytes or len(event.headers) > self._bounds.headers:
                 self.too_large = True
                 raise h11.RemoteProtocolError("the head of the request is too large", error_status_hint=431)
+            if event.http_version not in (b"1.0", b"1.1"):
+                raise h11.RemoteProtocolError("this is another protocol")
             names = {name for name, _ in event.headers}
             if b"transfer-encoding" in names and b"content-length" in names:
                 # RFC 9112 lets a server choose one of them; a proxy that chose the other sees other requests.
@@ -303,8 +321,6 @@ else:
 
         def on_url(self, url: bytes) -> None:
             self._grow(len(url))
-            if not url.isascii():
-                raise ValueError("the target of a request is ASCII")  # uvicorn would fail where it logs it
             super().on_url(url)
 
         def on_header(self, name: bytes, value: bytes) -> None:
@@ -316,8 +332,11 @@ else:
         def on_headers_complete(self) -> None:
             if len(self.pipeline) >= PIPELINED:
                 self._refuse_head()
+            version = self.parser.get_http_version()
+            if version not in ("1.0", "1.1"):
+                raise ValueError("this is another protocol")
             hosts = sum(name == b"host" for name, _ in self.headers)
-            if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
+            if hosts > 1 or (not hosts and version == "1.1"):
                 raise ValueError("a request names one host")  # h11 refuses it as well
             super().on_headers_complete()
             self._reading = Stage.BODY

@@ -58,7 +58,8 @@ if __name__ == "__main__":
         app,
         port=0,
         http=sys.argv[1],
-        bounds=ServerBounds(**json.loads(sys.argv[2])),
+        loop=sys.argv[2],
+        bounds=ServerBounds(**json.loads(sys.argv[3])),
         announce=lambda address: print(f"Serving on {address}", file=sys.stderr, flush=True),
     )
 """
@@ -78,11 +79,11 @@ def write_application(directory: Path) -> None:
 class RawServer:
     """`websocket_core.server.run` in a process of its own, and two users who are connected all the time."""
 
-    def __init__(self, directory: Path, http: str = "auto", **bounds: float) -> None:
+    def __init__(self, directory: Path, http: str = "auto", *, loop: str = "auto", **bounds: float) -> None:
         write_application(directory)
         paths = os.pathsep.join(path for path in sys.path if path)
         self.process = subprocess.Popen(
-            [sys.executable, "raw.py", http, json.dumps(bounds)],
+            [sys.executable, "raw.py", http, loop, json.dumps(bounds)],
             cwd=directory,
             env={**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"},
             stdout=subprocess.DEVNULL,
@@ -303,8 +304,8 @@ class RawSocket:
 
 
 @contextlib.contextmanager
-def raw_server(directory: Path, http: str = "auto", **bounds: float) -> Iterator[RawServer]:
-    server = RawServer(directory, http, **bounds)
+def raw_server(directory: Path, http: str = "auto", *, loop: str = "auto", **bounds: float) -> Iterator[RawServer]:
+    server = RawServer(directory, http, loop=loop, **bounds)
     well = False
     try:
         yield server

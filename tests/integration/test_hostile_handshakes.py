@@ -28,6 +28,7 @@ from tests.integration.raw_socket import (
     exchange,
     raw_server,
     status_of,
+    wait_for,
     write_application,
 )
 from tests.integration.served_process import Served, served
@@ -113,7 +114,7 @@ REFUSED: dict[str, tuple[bytes, set[int]]] = {
     "60 HTTP/0.9": (b"GET /live/ws\r\n\r\n", {400, 404}),
     "60 HTTP/2.0": (upgrade(line=b"GET %s HTTP/2.0"), {400}),
     "60 h2c": (request(b"Connection: Upgrade\r\nUpgrade: h2c\r\n", line=b"GET /live/ws HTTP/1.1"), {404}),
-    "60 h2c without asking": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00", {400, 404}),
+    "60 h2c without asking": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00", {400}),
     "60 CL.TE": (request(LENGTH + CHUNKS, SMUGGLED), {400}),
     "60 TE.CL": (request(CHUNKS + LENGTH, SMUGGLED), {400}),
     "60 TE.TE": (request(CHUNKS + b"Transfer-Encoding: identity\r\n", SMUGGLED), {400}),
@@ -210,8 +211,9 @@ BODY = b"POST /size HTTP/1.1\r\nHost: h\r\nContent-Length: 500\r\n\r\n" + b"x" *
 async def test_silent_and_dripping_clients_are_closed_at_their_deadline_while_others_are_let_in(
     parser: str, tmp_path: Path, record_property: Any
 ) -> None:
-    bounds = {"handshake_timeout": 2.0, "body_timeout": 2.0, "pending_per_address": 1_000}
-    server = await asyncio.to_thread(RawServer, tmp_path, parser, **bounds)
+    server = await asyncio.to_thread(
+        partial(RawServer, tmp_path, parser, handshake_timeout=2.0, body_timeout=2.0, pending_per_address=1_000)
+    )
     try:
         before = server.sockets()
         took: list[float] = []
@@ -225,9 +227,12 @@ async def test_silent_and_dripping_clients_are_closed_at_their_deadline_while_ot
         silent, dripping = hostile[:200], hostile[200:]
         assert all(1.5 < each.lived < 4.0 for each in hostile), sorted(each.lived for each in hostile)
         assert {each.received for each in silent} == {b""}
-        assert {status_of(each.received) for each in dripping} == {408}
+        # A byte that was under way when the server closed makes the kernel take the answer back.
+        told = [status_of(each.received) for each in dripping if each.received]
+        assert set(told) == {408}
+        assert len(told) > 150
         # Each took its time for the head, and the deadline of a head is that of a body here.
-        assert {status_of(each.received) for each in bodies} == {408}
+        assert {status_of(each.received) for each in bodies if each.received} == {408}
         assert len(took) > 30
         took.sort()
         record_property("connect_p99_seconds", p99 := took[int(0.99 * len(took))])
@@ -271,6 +276,25 @@ async def test_above_the_bound_newcomers_are_refused_until_others_have_gone(tmp_
         await asyncio.to_thread(server.judge)
     finally:
         await asyncio.to_thread(partial(server.close, judge=False))
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("parser", PARSERS)
+def test_a_crowd_that_comes_while_the_server_is_busy_is_let_in(parser: str, loop: str, tmp_path: Path) -> None:
+    """However few places there are for those who do not send: these have sent, and it is the server that is late."""
+    pytest.importorskip(loop)
+    with raw_server(tmp_path, parser, loop=loop, pending=5, pending_per_address=5) as server:
+        with contextlib.ExitStack() as stack:
+            address = ("127.0.0.1", server.port)
+            busy = stack.enter_context(socket.create_connection(address, timeout=10))
+            busy.sendall(request(line=b"POST /block/1 HTTP/1.1"))
+            time.sleep(0.2)
+            crowd = [stack.enter_context(socket.create_connection(address, timeout=10)) for _ in range(100)]
+            for each in crowd:
+                each.sendall(upgrade(b"/live/ws"))
+            assert [status_of(each.recv(1_000)) for each in crowd] == [101] * 100
+        wait_for(lambda: server.connections() == 2, "their end")
+        server.is_well()
 
 
 async def test_the_command_line_sets_the_deadline(tmp_path: Path) -> None:

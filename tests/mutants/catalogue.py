@@ -1423,6 +1423,68 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     Mutant(
+        "drip_resets",
+        "a head is late so long after it was first owed, whatever came since",
+        (
+            Edit(
+                "websocket_core/server_bounds.py",
+                "        if who in self._new or who in self._slow:\n            return\n",
+                "        self.settle(who)\n",
+            ),
+        ),
+        ("tests/unit/test_server_bounds.py::test_a_head_is_late_so_long_after_it_was_first_owed_whatever_came_since",),
+    ),
+    Mutant(
+        "storm_refused",
+        "nobody is refused whose request waits to be read",
+        (Edit("websocket_core/server_bounds.py", "if full and not who.has_unread()", "if full"),),
+        ("tests/unit/test_server_bounds.py::test_nobody_is_refused_whose_request_waits_to_be_read",),
+    ),
+    Mutant(
+        "fragments_unbounded",
+        "a million empty fragments cost nothing",
+        (Edit("websocket_core/server_frames.py", "if self._fragments > self._most_fragments:", "if False:"),),
+        ("tests/unit/test_server_frames.py::test_a_million_empty_fragments_end_the_parser_at_the_bound",),
+    ),
+    Mutant(
+        "closing_flood",
+        "after our close every frame counts",
+        (Edit("websocket_core/server_frames.py", " and self.state is State.OPEN", ""),),
+        ("tests/unit/test_server_frames.py::test_after_our_close_every_frame_counts_since_nobody_is_shown_it",),
+    ),
+    Mutant(
+        "smuggling",
+        "a request that two servers could understand differently is refused",
+        (
+            Edit(
+                "websocket_core/server_requests.py",
+                'if b"transfer-encoding" in names and b"content-length" in names:',
+                "if False:",
+            ),
+        ),
+        (
+            "tests/unit/test_server_requests.py::test_a_request_that_two_servers_could_understand_differently_is_refused",
+        ),
+    ),
+    Mutant(
+        "left_take_places",
+        "those who have left take no place",
+        (
+            Edit(
+                "websocket_core/server_requests.py",
+                "        self._leave()\n        if self._cutting is not None:",
+                "        if self._cutting is not None:",
+            ),
+        ),
+        ("tests/unit/test_server_requests.py::test_those_who_have_left_take_no_place",),
+    ),
+    Mutant(
+        "environment_names_proxies",
+        "nobody is believed to be a proxy, whatever the environment says",
+        (Edit("websocket_core/server.py", '        settings["forwarded_allow_ips"] = []\n', "        pass\n"),),
+        ("tests/unit/test_server.py::test_nobody_is_believed_to_be_a_proxy_whatever_the_environment_says",),
+    ),
+    Mutant(
         "importing_has_an_effect",
         "nothing happens at import",
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from typing import Any
 
 import pytest
@@ -11,21 +12,25 @@ import pytest
 from tests.support import VirtualLoop, virtual_time
 from websocket_core.errors import InvalidConfiguration
 from websocket_core.lag import LATE
-from websocket_core.server_bounds import AT_ONCE, GRACE, Credit, Handshakes, ServerBounds
+from websocket_core.server_bounds import AT_ONCE, GRACE, Credit, Handshakes, ServerBounds, has_unread
 
 
 class Sender:
     """A connection that notes what became of it."""
 
-    def __init__(self, address: str | None = "10.0.0.1", *, periods: int = 0) -> None:
+    def __init__(self, address: str | None = "10.0.0.1", *, periods: int = 0, unread: bool = False) -> None:
         self.address = address
         self.periods = periods
+        self.unread = unread
         self.ended: float | None = None
         self.how = ""
 
     def _end(self, how: str) -> None:
         assert not self.how, "ended twice"
         self.ended, self.how = asyncio.get_running_loop().time(), how
+
+    def has_unread(self) -> bool:
+        return self.unread
 
     def refuse(self) -> None:
         self._end("refused")
@@ -40,14 +45,18 @@ class Sender:
         return self.periods < 0
 
 
-def of_this_loop(trusted: frozenset[str] = frozenset(), **bounds: Any) -> tuple[Handshakes, VirtualLoop]:
+def of_this_loop(
+    trusted: frozenset[str] = frozenset(), *, descriptors: int | None = None, **bounds: Any
+) -> tuple[Handshakes, VirtualLoop]:
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
-    return Handshakes(ServerBounds(**bounds), loop, trusts=trusted.__contains__), loop
+    return Handshakes(ServerBounds(**bounds), loop, trusts=trusted.__contains__, descriptors=descriptors), loop
 
 
-def expect(handshakes: Handshakes, count: int, address: str | None = "10.0.0.1") -> list[Sender]:
-    senders = [Sender(address) for _ in range(count)]
+def expect(
+    handshakes: Handshakes, count: int, address: str | None = "10.0.0.1", *, unread: bool = False
+) -> list[Sender]:
+    senders = [Sender(address, unread=unread) for _ in range(count)]
     for sender in senders:
         handshakes.expect_head(sender)
     return senders
@@ -102,7 +111,7 @@ async def test_nothing_is_kept_of_those_who_have_gone() -> None:
     for address in ("10.0.0.1", "2001:db8::1", None):
         expect(handshakes, 2, address)
         expect(handshakes, 2, address)
-        await asyncio.sleep(GRACE + 0.1)
+        await asyncio.sleep(GRACE / 2 + 0.1)
         early = expect(handshakes, 1, address)
         handshakes.settle(early[0])
         await asyncio.sleep(2.0)
@@ -142,19 +151,60 @@ async def test_many_that_are_late_together_leave_the_loop_its_turns() -> None:
 
 @virtual_time
 async def test_above_the_bound_the_newest_is_refused_until_somebody_has_gone() -> None:
-    handshakes, _loop = of_this_loop(pending=3, handshake_timeout=2.0)
+    handshakes, _loop = of_this_loop(pending=3, handshake_timeout=10.0)
     first, *others = expect(handshakes, 4, None)
     assert [sender.how for sender in (first, *others)] == ["", "", "", "refused"]
-    await asyncio.sleep(1.0)
-    assert expect(handshakes, 1, None)[0].how == "refused", "those who are slow count as well"
     handshakes.settle(first)
     assert expect(handshakes, 1, None)[0].how == ""
     assert handshakes.waiting == 3
 
 
 @virtual_time
+async def test_those_who_do_not_send_take_the_places_of_the_slow_and_of_nobody_else() -> None:
+    handshakes, _loop = of_this_loop(pending=3, handshake_timeout=10.0)
+    silent = expect(handshakes, 3, None)
+    await asyncio.sleep(GRACE + 0.01)
+    quick, slow = expect(handshakes, 2, None)
+    await asyncio.sleep(GRACE / 2)
+    handshakes.settle(quick)
+    await asyncio.sleep(GRACE)
+    assert (quick.how, slow.how) == ("", "refused")
+    assert handshakes.waiting == 3
+    handshakes.settle(silent[0])
+    [slow] = expect(handshakes, 1, None)
+    await asyncio.sleep(GRACE + 0.01)
+    assert slow.how == ""
+
+
+@virtual_time
+async def test_nobody_is_refused_whose_request_waits_to_be_read() -> None:
+    """When thousands come back at once, it is the server that is slow."""
+    handshakes, _loop = of_this_loop(pending=3, pending_per_address=2, handshake_timeout=10.0)
+    expect(handshakes, 3)
+    at_once = expect(handshakes, 5, unread=True)
+    await asyncio.sleep(GRACE + 0.01)
+    assert not any(sender.how for sender in at_once)
+    for sender in at_once:
+        handshakes.settle(sender)
+    assert handshakes.waiting == 2
+
+
+@virtual_time
+async def test_they_never_take_all_the_descriptors_of_the_process() -> None:
+    handshakes, _loop = of_this_loop(descriptors=120, handshake_timeout=10.0)
+    assert sum(not sender.how for sender in expect(handshakes, 200, "10.0.0.1")) == 60
+    await asyncio.sleep(GRACE + 0.01)
+    assert handshakes.waiting == 30, "a quarter for one address"
+    expect(handshakes, 60, "10.0.0.2")
+    await asyncio.sleep(GRACE + 0.01)
+    assert handshakes.waiting == 40, "a third for all of them"
+    few, _loop = of_this_loop(descriptors=1)
+    assert expect(few, 1)[0].how == ""
+
+
+@virtual_time
 async def test_one_address_keeps_only_so_many_and_does_not_stand_in_the_way_of_others() -> None:
-    handshakes, _loop = of_this_loop(pending_per_address=2, handshake_timeout=2.0)
+    handshakes, _loop = of_this_loop(pending_per_address=2, handshake_timeout=10.0)
     many, other = expect(handshakes, 5), expect(handshakes, 2, "10.0.0.2")
     await asyncio.sleep(GRACE + 0.01)
     assert [sender.how for sender in many] == ["", "", "refused", "refused", "refused"]
@@ -190,15 +240,36 @@ async def test_an_ipv6_network_counts_as_one_address_and_a_proxy_as_none() -> No
 @virtual_time
 async def test_refusals_are_warned_of_once_a_minute_with_their_number(caplog: pytest.LogCaptureFixture) -> None:
     handshakes, _loop = of_this_loop(pending=1, handshake_timeout=100.0)
-    expect(handshakes, 51)
-    await asyncio.sleep(59.0)
-    expect(handshakes, 1)
-    await asyncio.sleep(2.0)
-    expect(handshakes, 1)
+    expect(handshakes, 51)  # 50 at once
+    await asyncio.sleep(30.0)
+    expect(handshakes, 2)  # one at once and one after the first moment
+    await asyncio.sleep(31.0)
+    expect(handshakes, 2)  # one at once
     said = [record for record in caplog.records if record.name == "websocket_core.server_bounds"]
     assert [record.levelno for record in said] == [logging.WARNING] * 2
-    assert [record.getMessage().rsplit(" ", 1)[1] for record in said] == ["1", "51"]
+    assert [record.getMessage().rsplit(" ", 1)[1] for record in said] == ["1", "52"]
     assert "10.0.0.1" not in caplog.text
+
+
+class Ended(asyncio.Transport):
+    """A transport of that socket."""
+
+    def __init__(self, end: socket.socket | None) -> None:
+        super().__init__({"socket": end})
+
+
+def test_what_waits_in_the_kernel_can_be_seen() -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        assert not has_unread(Ended(near))
+        far.sendall(b"x")
+        assert has_unread(Ended(near))
+        near.recv(10)
+        assert not has_unread(Ended(near))
+        far.close()
+        assert has_unread(Ended(near)), "that it was closed"
+    assert not has_unread(Ended(near)), "there is none any more"
+    assert not has_unread(Ended(None))
 
 
 # -- bodies

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -152,11 +153,8 @@ async def test_a_request_knows_its_server_as_well() -> None:
 
 
 async def test_a_server_that_is_not_known_has_no_findings() -> None:
-    class Other:
-        ws_protocol_class = http_protocol_class = None
-        ws_per_message_deflate = True
-
-    for config in (None, Other(), object(), "config"):
+    looks_like_one = SimpleNamespace(**vars(a_config(ws_per_message_deflate=True)))
+    for config in (None, looks_like_one, object(), "config"):
         assert await found(config) == []
     assert check_server(SOCKET, Limits()) == [], "this task is the test's"
     config = a_config(ws_per_message_deflate=True)

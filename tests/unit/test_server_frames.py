@@ -113,18 +113,18 @@ class Socket:
 @virtual_time
 async def test_a_message_may_come_in_so_many_fragments_and_no_more() -> None:
     socket = await Socket(fragments=4).open()
-    for count in (1, 2, 4):
+    for count in (1, 2, 4, 4):
         parts = [frame(TEXT, b"a", fin=count == 1)]
         parts += [frame(CONT, b"b", fin=number == count - 1) for number in range(1, count)]
         socket.wire.feed(b"".join(parts))
         await turns()
-    assert socket.texts == ["a", "ab", "abbb"]
+    assert socket.texts == ["a", "ab", "abbb", "abbb"]
     assert socket.sent == []
     socket.wire.feed(frame(TEXT, b"a", fin=False) + frame(CONT, b"b", fin=False) * 3 + frame(CONT, b"b"))
     await turns()
     assert socket.sent == [(CLOSE, LIMIT)]
     assert socket.wire.ended == "closed"
-    assert socket.texts == ["a", "ab", "abbb"]
+    assert len(socket.texts) == 4
     assert socket.messages[-1] == {"type": "websocket.disconnect", "code": 4429, "reason": "limit reached"}
     await socket.end()
 
@@ -146,6 +146,17 @@ async def test_a_million_empty_fragments_end_the_parser_at_the_bound(monkeypatch
     assert socket.sent == [(CLOSE, LIMIT)]
     socket.wire.feed(frame(CONT, fin=False) * 1_000)
     assert parsed < 300
+    await socket.end()
+
+
+@virtual_time
+async def test_a_message_of_the_largest_size_is_shown_and_a_larger_one_is_1009() -> None:
+    socket = await Socket().open()
+    socket.wire.feed(frame(TEXT, b"x" * 65_535))
+    await turns()
+    assert [len(text) for text in socket.texts] == [65_535]
+    socket.wire.feed(frame(TEXT, b"x" * 65_535, fin=False) + frame(CONT, b"xx"))
+    assert socket.sent[0][1][:2] == struct.pack("!H", 1009)
     await socket.end()
 
 

@@ -291,10 +291,35 @@ async def test_above_the_bound_the_newest_connection_is_refused_and_those_who_ar
 
 @pytest.mark.parametrize("parser", PARSERS)
 @virtual_time
+async def test_those_who_have_left_take_no_place(parser: str) -> None:
+    server = Server(parser, pending=2)
+    for data in (b"", GET[:10], GET, post(5), b"nonsense\r\n\r\n"):
+        for _ in range(3):
+            server.connect(data, None).abort()
+            await turns()
+    assert server.waiting == 0
+    assert server.connect(peer=None).ended is None
+    await asyncio.sleep(10.0)
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+@virtual_time
+async def test_what_still_arrives_after_a_refusal_is_not_read(parser: str) -> None:
+    server = Server(parser)
+    wire = server.connect(POST_BOTH)
+    assert wire.statuses == [400]
+    wire.protocol.data_received(GET)
+    await turns()
+    assert wire.statuses == [400]
+    assert server.app.paths == []
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+@virtual_time
 async def test_the_connections_of_one_address_are_bounded(parser: str) -> None:
     server = Server(parser, pending_per_address=2)
     wires = [server.connect(peer=(host, 5)) for host in ("10.0.0.1", "10.0.0.1", "10.0.0.1", "10.0.0.2")]
-    await asyncio.sleep(1.0)
+    await asyncio.sleep(2.0)
     assert [wire.ended for wire in wires] == [None, None, "aborted", None]
     await asyncio.sleep(10.0)
     await turns()
@@ -302,11 +327,21 @@ async def test_the_connections_of_one_address_are_bounded(parser: str) -> None:
 
 
 @virtual_time
+async def test_the_descriptors_of_the_process_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    for soft, left in ((20, 10), (resource.RLIM_INFINITY, 30)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _what, soft=soft: (soft, 10**6))
+        server = Server("h11")
+        assert sum(server.connect(peer=None).ended is None for _ in range(30)) == left
+        await asyncio.sleep(10.0)
+
+
+@virtual_time
 async def test_proxies_that_are_believed_are_not_counted_as_one_address() -> None:
     server = Server("h11", pending_per_address=1)
     server.config.proxy_headers, server.config.forwarded_allow_ips = True, "10.0.0.0/8"
     wires = [server.connect(peer=(host, 5)) for host in ("10.0.0.1", "10.0.0.1", "192.0.2.1", "192.0.2.1")]
-    await asyncio.sleep(1.0)
+    await asyncio.sleep(2.0)
     assert [wire.ended for wire in wires] == [None, None, None, "aborted"]
     await asyncio.sleep(10.0)
 
@@ -528,6 +563,8 @@ AMBIGUOUS = {
     "an upgrade in HTTP/1.0": UPGRADE.replace(b"HTTP/1.1", b"HTTP/1.0"),
     "an upgrade with a body": UPGRADE[:-2] + LENGTH + b"\r\nhello",
     "an upgrade in chunks": UPGRADE[:-2] + CHUNKS + b"\r\n0\r\n\r\n",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "HTTP/2 as if it were HTTP/1": b"GET /x HTTP/2.0\r\nHost: h\r\n\r\n",
     "a target that is not ASCII": b"GET /x?a=\xff HTTP/1.1\r\nHost: h\r\n\r\n",
 }
 
