@@ -215,16 +215,20 @@ async def test_a_log_that_is_away_holds_up_a_shutdown_no_longer_than_allowed() -
             async with manager.create_agent_bridge(UserExecutionContext(trouble)).run("a") as run:
                 await run.thinking("hm")
         began = loop.time()
-    assert loop.time() - began == pytest.approx(2.25, abs=0.6), "three quarters of the time: the rest is for the clients"
+    assert loop.time() - began == pytest.approx(2.25, abs=0.6), "three quarters: the rest is for the clients"
     assert tasks_of_ours() == []
 
 
 @virtual_time
-async def test_a_log_that_takes_nothing_leaves_the_clients_time_for_what_they_have_not_been_sent() -> None:
+async def test_a_log_that_takes_nothing_leaves_time_to_tell_the_clients() -> None:
     class Slow(FakeSocket):
         async def send_text(self, data: str) -> None:
             await asyncio.sleep(0.4)
             await super().send_text(data)
+
+        async def close(self, code: int = 1000, reason: str = "") -> None:
+            await asyncio.sleep(0.4)
+            await super().close(code, reason)
 
     log = TroubledLog()
     async with a_manager(log, limits=Limits(shutdown_timeout=4.0)) as manager:
