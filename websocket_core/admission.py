@@ -8,6 +8,7 @@ a while, at a tenth of the cost, has everybody back in the time that the work ta
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import Counter
 from ipaddress import IPv6Address, ip_address
 from typing import Final, NamedTuple
@@ -125,4 +126,4 @@ def network_of(host: str | None) -> str | None:
         if address.ipv4_mapped is not None:
             return str(address.ipv4_mapped)
         return f"{IPv6Address(int(address) >> 64 << 64)}/64"
-    return str(address)
+    return sys.intern(str(address))

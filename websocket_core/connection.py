@@ -17,6 +17,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Any, Final
 
+from websocket_core.control import Order
 from websocket_core.cursor import LogCursor
 from websocket_core.errors import IsolationViolation, LogUnavailable
 from websocket_core.follower import LogFollower
@@ -109,14 +110,10 @@ class WebSocketConnection:
         self._outbound.expire(principal.expires_at, grace=limits.expiry_grace)
         self._full_batch = full_batch or limits.batch_events
         self._credit = BurstCredit(pacing) if protocol == PROTOCOL else None
+        own = Grant.own(principal)
         self._follower = LogFollower(
             reader,
-            LogCursor(
-                Grant.own(principal),
-                connection_id=connection_id,
-                thread_id=only_thread,
-                concerns=lambda order: order.concerns(connection_id, self.principal.token_id),
-            ),
+            LogCursor(own, connection_id=connection_id, thread_id=only_thread, concerns=self._concerned),
             limit=limits.batch_events,
             wake=self._wake,
             permits=self.permitted,
@@ -167,6 +164,9 @@ class WebSocketConnection:
     async def permitted(self) -> bool:
         """Whether the deny-list permits the connection's principal. Raises `LogUnavailable`."""
         return await self._permits(self.principal)
+
+    def _concerned(self, order: Order) -> bool:
+        return order.concerns(self.connection_id, self.principal.token_id)
 
     def order(self, code: CloseCode) -> None:
         """Expect the log to order an end with `code`; soon end without that, and in the end by force."""

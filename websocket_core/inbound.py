@@ -148,15 +148,12 @@ class Inbound:
         self._handlers = handlers
         self._limits = limits
         self._malformed = 0
-        self._allowance = Allowance(
-            frames_per_second=limits.frames_per_second, bytes_per_second=limits.bytes_per_second
-        )
+        self._allowance: Allowance | None = None  # most clients of an idle socket never send anything
 
     async def read(self, peer: Peer, socket: object, authenticate: Authenticate | None) -> None:
         """Answer every frame that comes, until the client is gone or is to be closed."""
-        time = asyncio.get_running_loop().time
         while (frame := await receive_frame(socket, self._limits)) is not None:
-            if not isinstance(frame, CloseCode) and not self._allowance.take(_size(frame), time()):
+            if not isinstance(frame, CloseCode) and not self._allows(_size(frame)):
                 frame = CloseCode.LIMIT
             if isinstance(frame, CloseCode):
                 peer.close(frame)
@@ -164,6 +161,13 @@ class Inbound:
                 return
             await peer.heard()
             await self.answer(peer, frame, authenticate)
+
+    def _allows(self, size: int) -> bool:
+        """Count a frame of so many bytes; False if that is too much."""
+        if self._allowance is None:
+            rates = self._limits.frames_per_second, self._limits.bytes_per_second
+            self._allowance = Allowance(frames_per_second=rates[0], bytes_per_second=rates[1])
+        return self._allowance.take(size, asyncio.get_running_loop().time())
 
     async def answer(self, peer: Peer, text: str, authenticate: Authenticate | None) -> None:
         """Answer one frame. Nothing that a client sends makes this raise."""

@@ -855,13 +855,13 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "rate_of_frames_ignored",
         "a client sends so many frames a second and no more",
-        (Edit(INBOUND, "not self._allowance.take(_size(frame), time())", "False"),),
+        (Edit(INBOUND, "not self._allows(_size(frame))", "False"),),
         ("tests/unit/test_inbound.py::test_more_frames_than_the_rate_allows_end_in_4429",),
     ),
     Mutant(
         "rate_in_characters",
         "bytes are counted as bytes",
-        (Edit(INBOUND, "self._allowance.take(_size(frame), time())", "self._allowance.take(len(frame), time())"),),
+        (Edit(INBOUND, "self._allows(_size(frame))", "self._allows(len(frame))"),),
         ("tests/unit/test_inbound.py::test_the_rate_of_bytes_is_one_of_bytes_and_not_of_characters",),
     ),
     Mutant(
