@@ -1,5 +1,5 @@
 # Everything a developer runs. `make` alone lists it.
-# Variables: PYTHON (made of .venv), HOST and PORT (demo), ARGS (more arguments for pytest).
+# Variables: PYTHON (made of .venv), HOST and PORT (demo), ARGS (more arguments for pytest), WORKERS (of the test suite).
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
@@ -16,6 +16,9 @@ find-python = IFS=:; for name in $(1); do for dir in $$PATH; do \
 PYTHON ?= $(shell $(call find-python,python3 python3.13 python3.12 python3.11))
 VERSIONS := 3.11 3.12 3.13
 RUN := .venv/bin/python -m
+# Each file stays in one process. Two processes are for two cores; the suite mostly waits, so more do no harm.
+WORKERS ?= 2
+SUITE := pytest -n $(WORKERS) --dist loadfile
 
 # $(call environment,group,constraint files): makes or updates the environment that the target's stamp stands in.
 # The build back end is installed first and used from there, so that it is pinned like everything else.
@@ -49,7 +52,7 @@ demo: setup ## run the demo and print the address to open (HOST=, PORT=)
 	@$(RUN) examples.docs_agent $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
 
 test: setup ## run the whole suite; what was skipped is listed with its reason (ARGS=)
-	@$(RUN) pytest $(ARGS)
+	@$(RUN) $(SUITE) $(ARGS)
 
 browser-test: setup ## run only the tests that need Chromium
 	@$(RUN) pytest -m browser $(ARGS)
@@ -62,7 +65,7 @@ test-all: ## run the suite on every supported Python that this machine has
 	    done; \
 	    test -n "$$python" || { summary="$$summary\n  Python $$version: not found, so not run"; continue; }; \
 	    printf '\nPython %s: %s\n' $$version "$$python"; \
-	    if $(MAKE) PYTHON="$$python" .venv-$$version/.ready && .venv-$$version/bin/python -m pytest $(ARGS); \
+	    if $(MAKE) PYTHON="$$python" .venv-$$version/.ready && .venv-$$version/bin/python -m $(SUITE) $(ARGS); \
 	    then summary="$$summary\n  Python $$version: passed"; \
 	    else summary="$$summary\n  Python $$version: FAILED"; failed=1; fi; \
 	done; printf "\nIn all:$$summary\n"; test -z "$$failed"

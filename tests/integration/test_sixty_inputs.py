@@ -811,7 +811,7 @@ INPUTS: Final[list[Input]] = [
             "GET /own/ws HTTP/1.1\r\nHost: x@evil.example\r\nOrigin: http://evil.example\r\n{bearer}{upgrade}"),
     request(19, "two hosts", {400, 403},
             "GET /own/ws HTTP/1.1\r\nHost: {host}\r\nHost: a\r\nOrigin: http://b\r\n{bearer}{upgrade}"),
-    request(19, "a path that is none", {400, 404}, "GET @google.com HTTP/1.1\r\nHost: {host}\r\n{bearer}{upgrade}"),
+    request(19, "a path that is none", {400, 404}, "GET @evil.example HTTP/1.1\r\nHost: {host}\r\n{bearer}{upgrade}"),
     request(19, "a whole address of elsewhere, without a token", 401,
             "POST http://evil.example/live/ticket HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n"),
     request(20, "method _helper", {400, 405}, "_helper /live/ticket HTTP/1.1\r\nHost: {host}\r\n{bearer}"),
