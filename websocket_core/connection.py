@@ -166,7 +166,7 @@ class WebSocketConnection:
         return await self._permits(self.principal)
 
     def _concerned(self, order: Order) -> bool:
-        return order.concerns(self.connection_id, self.principal.token_id)
+        return order.concerns(self.connection_id, self.principal.token_id, self.principal.issued_at)
 
     def order(self, code: CloseCode) -> None:
         """Expect the log to order an end with `code`; soon end without that, and in the end by force."""

@@ -18,15 +18,20 @@ CONTROL: Final = "\x00"
 
 
 class Order(NamedTuple):
-    """Close the connections of this user that have this id and this token, where named; all that are left out match."""
+    """Close the connections of this user that have this id and this token, and whose credential is not newer, where
+    that is named; what is left out matches all."""
 
     code: int
     """The close code."""
     connection_id: str | None = None
     token_id: str | None = None
+    issued_until: float | None = None
+    """In Unix seconds. A credential that does not say when it was issued counts as old."""
 
-    def concerns(self, connection_id: str, token_id: str | None) -> bool:
-        """Whether a connection with this id, whose principal has this token id, is meant."""
+    def concerns(self, connection_id: str, token_id: str | None, issued_at: float | None = None) -> bool:
+        """Whether a connection with this id, whose principal has this token id and was issued then, is meant."""
+        if self.issued_until is not None and issued_at is not None and issued_at > self.issued_until:
+            return False
         return self.connection_id in (None, connection_id) and self.token_id in (None, token_id)
 
 
@@ -42,8 +47,11 @@ def order_of(event: Event) -> Order | None:
         order = json.loads(event.body + b"}")["order"]
         code = order["code"]
         names = [order.get(name) for name in ("connection_id", "token_id")]
+        issued_until = order.get("issued_until")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     if type(code) is not int or not all(name is None or isinstance(name, str) for name in names):
         return None
-    return Order(code, *names)
+    if issued_until is not None and (isinstance(issued_until, bool) or not isinstance(issued_until, (int, float))):
+        return None
+    return Order(code, names[0], names[1], issued_until)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from websocket_core.connection import WebSocketConnection
 from websocket_core.control import Order, control_event
 from websocket_core.errors import InvalidInput
 from websocket_core.events import EventEncoder
@@ -48,7 +49,9 @@ class Revocations:
             raise InvalidInput("seconds is a finite number above zero")
         now = self._clock()
         await self._state.deny(user_id, token_id, issued_until=now, until=now + seconds)
-        await self._order(user_id, Order(int(CloseCode.REVOKED), token_id=token_id))
+        # Who logs in anew while the order is on its way is not meant by it.
+        issued_until = now if token_id is None else None
+        await self._order(user_id, Order(int(CloseCode.REVOKED), token_id=token_id, issued_until=issued_until))
 
     async def disconnect(self, user_id: UserId, connection_id: str | None) -> None:
         """Order the connection with this id, or all of them, to close with 1000."""
@@ -59,12 +62,23 @@ class Revocations:
     async def _order(self, user_id: UserId, order: Order) -> None:
         """Append the order. The connections of this process are held to it by a deadline as well: one that is far
         behind, or waits for a write, would come to it late."""
+        told = self._tell(user_id, order, [])
+        try:
+            await self._appender.append(LogName.of_user(user_id), control_event(order, self._encoder.new_id()))
+        finally:
+            if order.code == CloseCode.REVOKED:  # who came while it was on its way may wait for a wake-up that is lost
+                self._tell(user_id, order, told)
+
+    def _tell(self, user_id: UserId, order: Order, told: list[WebSocketConnection]) -> list[WebSocketConnection]:
+        """Hold the connections of this process to the order, except those that were told; who was told now."""
         concerned = [
             connection
             for connection in (*self._registry.of(user_id).values(), *self._registry.leaving())
-            if connection.user_id == user_id and order.concerns(connection.connection_id, connection.principal.token_id)
+            if connection.user_id == user_id
+            and order.concerns(connection.connection_id, connection.principal.token_id, connection.principal.issued_at)
+            and connection not in told
         ]
         for connection in concerned:
             self._registry.remove(connection)
             connection.order(CloseCode(order.code))
-        await self._appender.append(LogName.of_user(user_id), control_event(order, self._encoder.new_id()))
+        return concerned

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from websocket_core.authorization import Authorization, Verb
-from websocket_core.errors import FrameRefused
+from websocket_core.errors import FrameRefused, LogUnavailable
 from websocket_core.identity import UserId
 from websocket_core.inbound import FrameHandler, Peer
 
@@ -59,7 +59,11 @@ def cancel_handler(runs: OpenRuns, authorization: Authorization) -> FrameHandler
         run_id = frame.get("run_id")
         if not isinstance(run_id, str):
             raise FrameRefused("invalid", "cancel carries a run_id")
-        if await authorization.refusal(peer.principal, Verb.CANCEL, peer.user_id) is not None:
+        try:
+            refusal = await authorization.refusal(peer.principal, Verb.CANCEL, peer.user_id)
+        except LogUnavailable:
+            raise FrameRefused("unavailable", "whether runs may be stopped here cannot be told now") from None
+        if refusal is not None:
             raise FrameRefused("forbidden", "runs may not be stopped here")
         if not runs.cancel(peer.user_id, run_id):
             raise FrameRefused("not_found", "there is no such open run")

@@ -35,13 +35,15 @@ COUNTS: Final = ("virtual", "connections", "deliveries", "emitted")
 MUST_LAND: Final = (
     "append_behind_a_read", "append_failed", "append_refused", "append_reply_lost", "cancel_by_user",
     "cancelled_emit", "cancelled_in_append", "cancelled_run", "closed_1012", "closed_4400", "closed_4401",
-    "closed_4403", "closed_4408", "closed_4409", "closed_4419", "connect_foreign", "connect_invented",
+    "closed_4403", "closed_4408", "closed_4409", "closed_4410", "closed_4419", "connect_foreign", "connect_invented",
     "connect_latest", "connect_none", "crowd", "cut", "cut_handshake", "cut_mid_frame", "disconnected",
     "forgotten_log", "fragment", "gap_diverged", "gap_new_epoch", "gap_trimmed", "half_open", "late_wake_up",
     "loop_stall", "loop_stall_beyond_timeout", "lost_wake_up", "meddling", "message_reset", "mixed_reply",
     "read_failed", "restart_crash", "restart_drain", "restart_shutdown", "restart_stop", "resumed", "retried_emit",
     "rollback", "rollback_ahead", "rollback_ahead_idle", "rollback_lost_entry", "rollback_overgrown",
     "rollback_resume_kept", "rollback_resume_lost", "rollback_retried", "rollback_unnoticed", "rollback_woken",
+    "revoke_again", "revoke_token", "revoke_user", "revoked_came_back", "revoked_open", "revoked_refused",
+    "revoked_resuming", "denial_refused", "denial_reply_lost", "deny_list_unreadable",
     "run_stopped_by_user", "shuffled_step", "slow_reader", "stall", "suspended_call",
 )  # fmt: skip
 """Faults that a run of 100 seeds or more, of their own kinds, must have seen. One that never lands is no test."""

@@ -36,10 +36,12 @@ from tests.simulation.ledger import (
     Residue,
     Retained,
     Revoked,
+    Revoking,
     RolledBack,
     RunStopped,
     Saved,
     Steady,
+    StillOpen,
     stamp_text,
 )
 
@@ -62,6 +64,7 @@ class Fault(StrEnum):
     CHAIN_BREAK = "CHAIN_BREAK"
     """A cursor that does not stand for the place where it was given out."""
     LATE_AFTER_REVOKE = "LATE_AFTER_REVOKE"
+    """Who was revoked was shown what came later, was not sent away in time, or was let in again."""
     DISCONNECTED = "DISCONNECTED"
     """A connection ended for which there was no reason."""
     RESIDUE = "RESIDUE"
@@ -84,6 +87,10 @@ class Place(NamedTuple):
     life: int
     behind: int
 
+
+INFINITE: Final = float("inf")
+REVOKED_SECONDS: Final = 2.0
+"""So long after a revocation every connection has ended that it concerns."""
 
 NOWHERE: Final = Place(-1, 0)
 """Where a client stands that has come with a cursor which is not one of its log."""
@@ -272,8 +279,14 @@ class _Connection:
     gap_due: bool = False
     presented: Place | None = None
     """What its own cursor named."""
+    greeted: bool = False
     ended: bool = False
-    revoked_at: float = float("inf")
+    revoked_at: float = INFINITE
+    """Nothing that was appended later may be shown to it."""
+    revoked_since: float = INFINITE
+    """When the revocation of its credential was acknowledged, if it was there by then."""
+    denied: bool = False
+    """Whether it came when its credential was revoked already."""
 
 
 class Checker:
@@ -298,6 +311,10 @@ class Checker:
         self._tell_by: dict[int, float] = {}
         """Until when a connection must have been told that it stands in a history that is no more."""
         self._steady = False
+        self._called_for: list[Revoking] = []
+        self._revoked: list[Revoked] = []
+        self._sent_away: set[str] = set()
+        """Tabs that were told 4410, and have not come back yet."""
         self.landed: Counter[str] = Counter()
         """What happened to clients, as far as only the history shows it."""
         self._now = 0.0
@@ -335,9 +352,11 @@ class Checker:
                 case Closed():
                     self._closed(record)
                 case Revoked():
-                    for connection in self._connections.values():
-                        if connection.opened.user == record.user and not connection.ended:
-                            connection.revoked_at = min(connection.revoked_at, record.at)
+                    self._acknowledged(record)
+                case Revoking():
+                    self._called(record)
+                case StillOpen():
+                    self._still_open(record)
                 case Draining():
                     self._drain = {
                         number: connection.model.place(connection.model.life, connection.model.head)
@@ -463,6 +482,11 @@ class Checker:
             each.roll_back(record.number)
         for number, connection in self._connections.items():
             model, tab = connection.model, connection.tab
+            if not connection.denied and connection.revoked_since < INFINITE:
+                # The order may be lost; then the connection ends by its deadline.
+                spent = connection.opened.not_after
+                until = connection.revoked_since + REVOKED_SECONDS
+                connection.revoked_at = until if spent is None else min(spent, until)
             if connection.ended or model is None or tab is None or model.joins(tab.place):
                 continue
             self.landed["rollback_ahead"] += 1
@@ -501,8 +525,33 @@ class Checker:
         self._connections[record.connection] = connection
         if record.not_after is not None:
             connection.revoked_at = record.not_after
+        if any(revoked.concerns(record) for revoked in self._revoked):
+            connection.denied = True
+            connection.revoked_at = connection.revoked_since = record.at
         if record.kind not in ("own", "malformed") and record.tab in self._tabs:
             self._settle(self._tabs.pop(record.tab))
+
+    def _concerned(self, record: Revoking) -> list[_Connection]:
+        return [each for each in self._connections.values() if not each.ended and record.concerns(each.opened)]
+
+    def _called(self, record: Revoking) -> None:
+        self._called_for.append(record)
+        for connection in self._concerned(record):
+            resuming = "revoked_resuming" if connection.opened.kind == "own" else "revoked_connecting"
+            self.landed["revoked_open" if connection.greeted else resuming] += 1
+
+    def _acknowledged(self, record: Revoked) -> None:
+        self._revoked.append(record)
+        for connection in self._concerned(record):
+            connection.revoked_at = min(connection.revoked_at, record.at)
+            connection.revoked_since = min(connection.revoked_since, record.at)
+
+    def _still_open(self, record: StillOpen) -> None:
+        for number in record.connections:
+            connection = self._connections.get(number)
+            if connection is not None and connection.revoked_since + REVOKED_SECONDS < record.at:
+                what = f"connection {number} was revoked at {connection.revoked_since:.3f} and is open"
+                self._found(Fault.LATE_AFTER_REVOKE, what)
 
     def _received(self, record: Received) -> None:
         connection = self._connections[record.connection]
@@ -547,6 +596,12 @@ class Checker:
         opened = connection.opened
         if frame.get("user_id") != opened.user:
             self._found(Fault.LEAK, "connected as another user")
+        connection.greeted = True
+        if connection.denied:
+            self._found(Fault.LATE_AFTER_REVOKE, "a credential that was revoked is let in again")
+        elif opened.tab in self._sent_away:
+            self._sent_away.remove(opened.tab)
+            self.landed["revoked_came_back"] += 1
         tab = connection.tab = self._tabs.setdefault(opened.tab, _Tab(NOWHERE))
         if opened.kind not in ("none", "latest") and not frame.get("resumed"):
             self._not_honoured(connection, frame)
@@ -804,6 +859,12 @@ class Checker:
         connection = self._connections[record.connection]
         connection.ended = True
         self._tell_by.pop(record.connection, None)
+        if record.code == 4410 and connection.model is not None:
+            self._sent_away.add(connection.opened.tab)
+            self.landed["revoked_refused"] += connection.denied
+            if not any(each.concerns(connection.opened) for each in self._called_for):
+                what = f"connection {record.connection} was told 4410, and its credential is good"
+                self._found(Fault.DISCONNECTED, what)
         if self._steady:
             self._found(Fault.DISCONNECTED, f"connection {record.connection} ended with {record.code}")
         promised = self._drain.pop(record.connection, None)
@@ -834,6 +895,8 @@ class Checker:
             if connection is None or connection.tab is None or connection.ended or connection.model is None:
                 self._found(Fault.LOST, f"{tab_name} is not connected after everything was healed")
                 continue
+            if connection.revoked_since < INFINITE:
+                self._found(Fault.LATE_AFTER_REVOKE, f"{tab_name} was revoked and is connected at the end")
             tab, model = connection.tab, connection.model
             if not model.joins(tab.place):
                 what = f"{tab_name} was never told that the log began anew or was rolled back"

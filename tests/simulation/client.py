@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlencode
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -15,13 +16,21 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.typing import Subprotocol
 
 from tests.simulation.ledger import Asked, Closed, Connecting, Received
-from tests.simulation.loop import EPOCH
 from websocket_core.wire import PROTOCOL
 
 if TYPE_CHECKING:
     from tests.simulation.scenario import World
 
 NEVER: Final = 1e9
+
+
+class Credential(NamedTuple):
+    """A token, and what stands in it."""
+
+    token: str
+    token_id: str
+    issued_at: int
+    """In whole Unix seconds, as such tokens have it."""
 
 
 @dataclass(slots=True)
@@ -60,6 +69,8 @@ class Tab:
         self.gate.set()
         self.known_as: str | None = None
         """The connection id that the server gave or took."""
+        self.credential: Credential | None = None
+        self._habits = random.Random(f"{world.seed}/{name}/credentials")
 
     def _manners(self) -> Manners:
         rng, calm = self.rng, self.world.calm
@@ -88,7 +99,7 @@ class Tab:
         if rng.random() < 0.1:
             manners.leaves_after = rng.uniform(0.0, 6.0)
         if rng.random() < 0.2:
-            manners.token_seconds = rng.uniform(0.3, 3.0)
+            manners.token_seconds = rng.uniform(0.8, 4.0)
         return manners
 
     def _cursor_of(self, kind: str) -> str | None:
@@ -120,11 +131,37 @@ class Tab:
 
     async def live(self) -> None:
         while not self.world.over:
-            await self._session(self._manners())
-            if not self.world.over:
-                await asyncio.sleep(self.rng.uniform(1.0, 4.0) if self.intruder else self.rng.uniform(0.05, 0.6))
+            told = await self._session(self._manners())
+            if self.world.over:
+                return
+            await asyncio.sleep(self.rng.uniform(1.0, 4.0) if self.intruder else self.rng.uniform(0.05, 0.6))
+            if told == 1000:  # nobody is to come back by itself then: it is the user's wish
+                await asyncio.sleep(self._habits.uniform(0.5, 4.0))
+            elif told == 4410:
+                self.cursor = self.credential = None
+                await self._next_second()
 
-    async def _session(self, manners: Manners) -> None:
+    async def _next_second(self) -> None:
+        """What was issued in the same second as a revocation is revoked as well; most users take longer to log in."""
+        if self._habits.random() < 0.7:
+            now = self.world.loop.time()
+            await asyncio.sleep(math.floor(now) + 1 - now)
+        self.credential = self.world.log_in(self.user)
+
+    def _credential(self, manners: Manners) -> Credential:
+        """What it comes with: what it has, also when it does not know that this is good no more, or a new one."""
+        world, habits = self.world, self._habits
+        if manners.token_seconds != NEVER:
+            return world.log_in(self.user, manners.token_seconds)
+        if self.credential is None and habits.random() < 0.3:  # of another tab of the browser
+            others = [tab.credential for tab in world.tabs if tab.user == self.user and tab.credential is not None]
+            self.credential = habits.choice(others) if others else None
+        if self.credential is None or habits.random() < 0.2:
+            self.credential = world.log_in(self.user)
+        return self.credential
+
+    async def _session(self, manners: Manners) -> int | None:
+        """One connection; the code with which the server ended it, or None if the client did, or somebody else."""
         world = self.world
         cursor = self._cursor_of(manners.kind)
         if cursor is None:
@@ -138,8 +175,8 @@ class Tab:
             query["thread_id"] = self.thread_id
         if manners.names_another_user:
             query["user_id"] = self.rng.choice(world.users)
-        expires_at = EPOCH + world.loop.time() + manners.token_seconds
-        token = "not.a.token" if self.intruder else world.token(self.user, expires_at)
+        credential = Credential("not.a.token", "", 0) if self.intruder else self._credential(manners)
+        token = credential.token
         headers = {} if manners.first_frame else {"Authorization": f"Bearer {token}"}
         world.record(
             Connecting(
@@ -155,6 +192,8 @@ class Tab:
                 None
                 if manners.token_seconds == NEVER
                 else world.loop.time() + manners.token_seconds + world.limits.expiry_grace,
+                credential.token_id,
+                credential.issued_at,
             )
         )
         if manners.kind not in ("own", "malformed"):
@@ -174,7 +213,7 @@ class Tab:
                 ping_interval=None if world.patient else 20.0,
                 ping_timeout=20.0,
                 max_queue=self.rng.choice((1, 4, 16)),
-                local_addr=(self.name, 0),
+                local_addr=(self.name, number),
             )
             if manners.first_frame:
                 await socket.send(json.dumps({"type": "auth", "token": token}))
@@ -193,6 +232,7 @@ class Tab:
                 world.faults[f"closed_{code}"] += 1
         if code == 4400:
             self.cursor = None
+        return None if given_up else code
 
     async def _converse(self, socket: ClientConnection, manners: Manners, number: int) -> None:
         world, loop = self.world, self.world.loop
@@ -254,7 +294,7 @@ class Tab:
             frame = {"type": "cancel", "run_id": foreign[0]}
             await self._request(socket, number, frame, foreign[0], foreign=True)
         else:
-            token = self.world.token(other, EPOCH + NEVER)
+            token = self.world.log_in(other).token
             await self._request(socket, number, {"type": "auth", "token": token}, "", foreign=True)
 
     async def _request(

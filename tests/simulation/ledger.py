@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -172,6 +173,9 @@ class Connecting:
     plain: bool = True
     not_after: float | None = None
     """When its token is spent, with the grace."""
+    token_id: str | None = None
+    issued_at: float | None = None
+    """The claim `iat` of its token, in Unix seconds."""
 
 
 @dataclass(slots=True)
@@ -194,11 +198,37 @@ class Closed:
 
 
 @dataclass(slots=True)
-class Revoked:
-    """From this moment nothing newer may reach connections of the user that were open then."""
+class Revoking:
+    """A revocation was called for: of the user's credentials with that token id, or without one of all that were issued
+    until then. From now on they may be refused."""
 
     at: float
     user: str
+    token_id: str | None = None
+    issued_until: float = math.inf
+    """In Unix seconds."""
+
+    def concerns(self, opened: Connecting) -> bool:
+        """Whether that connection came with such a credential."""
+        if self.user != opened.user:
+            return False
+        if self.token_id is not None:
+            return self.token_id == opened.token_id
+        return opened.issued_at is None or opened.issued_at <= self.issued_until
+
+
+@dataclass(slots=True)
+class Revoked(Revoking):
+    """It was acknowledged: from this moment nothing newer may reach connections with such a credential, they end soon,
+    and no other is let in with one."""
+
+
+@dataclass(slots=True)
+class StillOpen:
+    """The connections to which the server has sent a frame, and which it has neither closed nor cut."""
+
+    at: float
+    connections: list[int]
 
 
 @dataclass(slots=True)
@@ -263,7 +293,9 @@ Record = (
     | Connecting
     | Received
     | Closed
+    | Revoking
     | Revoked
+    | StillOpen
     | Draining
     | Steady
     | Asked

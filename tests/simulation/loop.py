@@ -14,14 +14,16 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from datetime import datetime, tzinfo
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
+
+import jwt.api_jwt
 
 if TYPE_CHECKING:
     from tests.simulation.network import Network
 
 EPOCH: Final = 4_000_000_000.0
-"""The wall clock, in Unix seconds, when the loop's own clock stands at 0. Far in the future, so that tokens which
-expire by this clock have not expired by the real one, which a JWT library looks at."""
+"""The wall clock, in Unix seconds, when the loop's own clock stands at 0: a whole second."""
 
 IDLE_TURNS: Final = 20_000
 """So many turns in a row without time passing are taken for a busy loop that never ends."""
@@ -198,8 +200,8 @@ class SimLoop(asyncio.BaseEventLoop):
         self, protocol_factory: Callable[[], Any], host: str, port: int, **options: Any
     ) -> tuple[Any, Any]:
         assert self.network is not None
-        name = options.get("local_addr", ("somebody", 0))[0]
-        return await self.network.connect(protocol_factory, host, port, name)
+        name, session = options.get("local_addr", ("somebody", 0))
+        return await self.network.connect(protocol_factory, host, port, name, session)
 
     async def create_server(  # type: ignore[override]
         self, protocol_factory: Callable[[], Any], host: str, port: int, **_options: Any
@@ -216,6 +218,12 @@ def seeded_world(loop: SimLoop, seed: int) -> Iterator[Callable[[int], bytes]]:
     changed: the functions that they call are.
     """
     bytes_of = random.Random(f"entropy/{seed}").randbytes
+
+    class SeededDatetime(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return cls.fromtimestamp(loop.wall_clock(), tz)
+
     state = random.getstate()
     kept: list[tuple[Any, str, Any]] = []
 
@@ -225,6 +233,7 @@ def seeded_world(loop: SimLoop, seed: int) -> Iterator[Callable[[int], bytes]]:
 
     patch(time, "time", loop.wall_clock)
     patch(time, "monotonic", loop.time)
+    patch(jwt.api_jwt, "datetime", SeededDatetime)
     patch(os, "urandom", bytes_of)
     patch(random, "_urandom", bytes_of)  # what SystemRandom, and with it `secrets`, draws from
     random.seed(f"module/{seed}")

@@ -29,6 +29,8 @@ from tests.simulation.scenario import Kind
 
 SEEDS: Final = 50
 
+CONTROL: Final = "websocket_core/control.py"
+CURSOR: Final = "websocket_core/cursor.py"
 FOLLOWER: Final = "websocket_core/follower.py"
 OUTBOUND: Final = "websocket_core/outbound.py"
 HEARTBEAT: Final = "websocket_core/heartbeat.py"
@@ -37,6 +39,8 @@ OUTBOX: Final = "websocket_core/outbox.py"
 MANAGER: Final = "websocket_core/unified_manager.py"
 WIRE: Final = "websocket_core/wire.py"
 RUNS: Final = "websocket_core/runs.py"
+REVOCATION: Final = "websocket_core/revocation.py"
+STATE: Final = "websocket_core/state.py"
 ENDPOINT: Final = "websocket_core/transports/websocket.py"
 SERVER: Final = "websocket_core/server_frames.py"
 ROLLING: Final = "tests/simulation/rolling_log.py"
@@ -183,6 +187,40 @@ _OWN: Final[dict[str, tuple[Edit, ...]]] = {
             "        stands = batch.start\n",
         ),
     ),
+    # -- revocation
+    "settled_horizon_ignored": (
+        Edit(
+            CURSOR,
+            "        if settled is not None and entry.epoch == settled.epoch and entry.offset <= settled.offset:\n"
+            "            return None\n",
+            "",
+        ),
+    ),
+    "denied_before_the_head_was_noted": (
+        Edit(MANAGER, "        head = await self._log.open(LogName.of_user(user))\n        verb =", "        verb ="),
+        Edit(
+            MANAGER,
+            "        if refusal is not None:\n            await self._refuse(websocket, refusal)\n",
+            "        if refusal is not None:\n            await self._refuse(websocket, refusal)\n"
+            "        head = await self._log.open(LogName.of_user(user))\n",
+        ),
+    ),
+    "order_never_written": (
+        Edit(
+            REVOCATION,
+            "        await self._appender.append(LogName.of_user(user_id), "
+            "control_event(order, self._encoder.new_id()))\n",
+            "",
+        ),
+    ),
+    "newer_credentials_are_denied": (
+        Edit(
+            STATE,
+            "everything is not None and (issued_at is None or issued_at <= everything.issued_until)",
+            "everything is not None",
+        ),
+    ),
+    "every_token_is_meant": (Edit(CONTROL, " and self.token_id in (None, token_id)\n", "\n"),),
     # -- a loop that stands still
     "stalls_count_against_clients": (Edit(MANAGER, "connection.check(now, lost)", "connection.check(now)"),),
     "stalls_count_against_newcomers": (
@@ -272,6 +310,16 @@ TRIALS: Final[tuple[Trial, ...]] = (
     Trial("pair: chain_ignored + epoch_only_resume", known("chain_ignored") + own("epoch_only_resume"), "", ROLLBACK),
     Trial("ahead_is_up_to_date", own("ahead_is_up_to_date"), "", ROLLBACK),
     Trial("marks_are_event_ids", own("marks_are_event_ids"), "", ROLLBACK),
+    # -- revocation
+    Trial("order_not_obeyed [26]", known("order_not_obeyed")),
+    Trial("order_never_written", own("order_never_written")),
+    Trial("no_deadline_for_an_order [26]", known("no_deadline_for_an_order")),
+    Trial("revocation_forgotten (no deny-list)", known("revocation_forgotten")),
+    Trial("denied_before_the_head_was_noted", own("denied_before_the_head_was_noted")),
+    Trial("newer_credentials_are_denied", own("newer_credentials_are_denied")),
+    Trial("every_token_is_meant", own("every_token_is_meant")),
+    Trial("settled_horizon_ignored", own("settled_horizon_ignored")),
+    Trial("order_obeyed_though_settled", known("order_obeyed_though_settled")),
     # -- a loop that stands still
     Trial("stalls_count_against_clients", own("stalls_count_against_clients"), "", STALLS),
     Trial("stalls_count_against_newcomers", own("stalls_count_against_newcomers"), "", STALLS),

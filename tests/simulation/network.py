@@ -21,6 +21,11 @@ TICK: Final = 1e-6
 """Between two deliveries of one pipe. Timers that are due at the same moment run in no particular order."""
 
 
+TEXT: Final = 0x81
+CLOSE: Final = 0x88
+"""How a frame of that kind begins."""
+
+
 @dataclass(frozen=True, slots=True)
 class Conditions:
     """What one client's network is like. Seconds and bytes."""
@@ -182,6 +187,10 @@ class SimTransport(asyncio.Transport):
         self.reading_paused = False
         self.protocol: Any = None
         self.lost = False
+        self.spoke = False
+        """Whether a text frame was written."""
+        self.said_goodbye = False
+        """Whether a close frame was written."""
         self._link = link
         self._buffer = bytearray()
         self._closing = False
@@ -235,6 +244,9 @@ class SimTransport(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self.lost or self._closing or self._eof_wanted or not data:
             return
+        if self.is_server:  # which writes whole frames
+            self.spoke = self.spoke or data[0] == TEXT
+            self.said_goodbye = self.said_goodbye or data[0] == CLOSE
         self._buffer += data
         self.flush()
         if len(self._buffer) > self._high and not self._paused and not self.lost:
@@ -296,10 +308,12 @@ class SimTransport(asyncio.Transport):
 class Link:
     """A connection between a client and a server."""
 
-    def __init__(self, net: Network, number: int, name: str, conditions: Conditions) -> None:
+    def __init__(self, net: Network, number: int, name: str, conditions: Conditions, session: int = 0) -> None:
         self.net = net
         self.number = number
         self.name = name
+        self.session = session
+        """What its client calls it."""
         self.conditions = conditions
         self.meter = FrameMeter()
         self.client = SimTransport(self, is_server=False)
@@ -310,6 +324,12 @@ class Link:
     @property
     def half_open(self) -> bool:
         return self.client.lost and not self.server.lost and self.down.dead
+
+    @property
+    def in_service(self) -> bool:
+        """Whether the server has sent something to a client that it let in, and has neither closed it nor cut it."""
+        server = self.server
+        return server.spoke and not (server.said_goodbye or server.lost or server.is_closing())
 
     def end_left(self) -> None:
         if self.client.lost and self.server.lost:
@@ -399,9 +419,11 @@ class Network:
         self.listeners[host, port] = factory
         return SimServer(self, (host, port))
 
-    async def connect(self, factory: Callable[[], Any], host: str, port: int, name: str) -> tuple[SimTransport, Any]:
+    async def connect(
+        self, factory: Callable[[], Any], host: str, port: int, name: str, session: int = 0
+    ) -> tuple[SimTransport, Any]:
         self.connected += 1
-        link = Link(self, self.connected, name, self.conditions.get(name, Conditions()))
+        link = Link(self, self.connected, name, self.conditions.get(name, Conditions()), session)
         delay = link.conditions.latency
         await asyncio.sleep(delay + self.rng.random() * link.conditions.jitter)
         listener = self.listeners.get((host, port))

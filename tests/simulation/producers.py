@@ -80,6 +80,11 @@ class Producer:
         """One event, and then nothing that could make up for its loss."""
         await self._emit_one("last", remember=remember)
 
+    async def emit_burst(self, count: int, lane: str) -> None:
+        """So many events, one after the other."""
+        for _ in range(count):
+            await self._emit_one(lane, remember=False)
+
     async def emit_again(self, count: int) -> None:
         """The last events that were remembered once more, with the ids that they have."""
         for emit in list(self._recent)[max(0, len(self._recent) - count) :]:

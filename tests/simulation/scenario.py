@@ -23,7 +23,7 @@ from fastapi import FastAPI
 from websockets.exceptions import InvalidState
 
 from tests.simulation.checker import Checker, Violation
-from tests.simulation.client import Tab
+from tests.simulation.client import NEVER, Credential, Tab
 from tests.simulation.ledger import (
     Draining,
     History,
@@ -33,24 +33,28 @@ from tests.simulation.ledger import (
     Record,
     Residue,
     Retained,
+    Revoked,
+    Revoking,
     RolledBack,
     Saved,
     Secrets,
     Steady,
+    StillOpen,
 )
 from tests.simulation.loop import SimLoop, seeded_world
-from tests.simulation.network import Conditions, Network
+from tests.simulation.network import Conditions, Link, Network
 from tests.simulation.producers import Producer
 from tests.simulation.rolling_log import RollingLog
-from tests.simulation.sim_log import LogTrouble, SimLog
+from tests.simulation.sim_log import LogTrouble, SimLog, SimState
 from websocket_core.auth import JWTAuthenticator
-from websocket_core.errors import AppendFailed, IsolationViolation
+from websocket_core.errors import AppendFailed, IsolationViolation, LogUnavailable, ManagerClosed
 from websocket_core.identity import LogName, UserId
 from websocket_core.limits import Limits, Retention, RetryPolicy
 from websocket_core.logs.memory import MemoryLog
 from websocket_core.metrics import Metrics
 from websocket_core.router import websocket_router
 from websocket_core.server import DrainingServer, server_config
+from websocket_core.state import MemoryState
 from websocket_core.unified_manager import UnifiedWebSocketManager
 
 KEY: Final = "a key of thirty-two bytes at least, for tests"
@@ -59,6 +63,12 @@ ALIKE: Final = (
 )  # fmt: skip
 """Users whose ids are easily taken for each other."""
 TURN: Final = 0.01
+SLOW_ORDERS: Final = True
+"""Whether an order may be a while under way to its log. An open defect: such an order for all of a user's credentials
+also ends who has logged in anew meanwhile, since it does not say until when they were issued. To be True when it does.
+"""
+REVOKED_SECONDS: Final = 2.0
+"""So long after a revocation every connection has ended that it concerns."""
 ACTIVE_SECONDS: Final = 14.0
 QUIET_SECONDS: Final = 26.0
 """Enough for every time-out there is, one after the other."""
@@ -135,6 +145,7 @@ class Backend:
         self.metrics = Metrics()
         self.manager = UnifiedWebSocketManager(
             self.log,
+            state=SimState(world.state, self.log),
             limits=world.limits,
             retention=world.retention,
             retry=RetryPolicy(attempts=4, seconds=3.0, initial=0.05, maximum=0.4),
@@ -276,6 +287,18 @@ class World:
                 wide = replace(self.net.conditions[tab.name], capacity=65_536, high_water=65_536)
                 self.net.conditions[tab.name] = wide
         self.healed = self.over = self.closing = False
+        self.state = MemoryState(
+            age=self.retention.age,
+            per_user=self.limits.known_connections,
+            clock=loop.wall_clock,
+            monotonic=loop.time,
+        )
+        """What servers share that follow one another. It is not rolled back, even where logs are."""
+        self._judge = random.Random(f"{seed}/revocations")
+        self.revokes = kind is not Kind.STALLS and self._judge.random() < 0.6
+        self._revoking: list[asyncio.Task[None]] = []
+        self._stands_until = 0.0
+        self._tokens = 0
         self._number = 0
         self._generation = 0
         self.store: RollingLog | None = None
@@ -308,8 +331,13 @@ class World:
         self._number += 1
         return self._number
 
-    def token(self, user: str, expires_at: float) -> str:
-        return jwt.encode({"sub": user, "exp": expires_at}, KEY, algorithm="HS256")
+    def log_in(self, user: str, seconds: float = NEVER) -> Credential:
+        """A new credential of this user."""
+        self._tokens += 1
+        now = self.loop.wall_clock()
+        token_id, issued_at = f"j{self._tokens}", int(now)
+        claims = {"sub": user, "exp": now + seconds, "iat": issued_at, "jti": token_id}
+        return Credential(jwt.encode(claims, KEY, algorithm="HS256"), token_id, issued_at)
 
     def open_runs(self, user: str) -> list[str]:
         return self.producers[user].open_runs
@@ -398,9 +426,113 @@ class World:
 
     async def _disconnect_user(self) -> None:
         user = UserId(self.rng.choice(self.users))
-        self.faults["disconnected"] += len(self.manager._registry.of(user))
+        present = self.manager._registry.of(user)
+        only = self._judge.choice(list(present)) if present and self._judge.random() < 0.5 else None
+        self.faults["disconnected"] += len(present) if only is None else 1
         with contextlib.suppress(AppendFailed):
-            await self.manager.disconnect_user(user)
+            await self.manager.disconnect_user(user, only)
+
+    # -- revocation
+
+    async def _judgements(self, until: float) -> None:
+        """Users, or one of their credentials, are revoked at bad moments."""
+        judge, loop = self._judge, self.loop
+        ways = (
+            self._revoke_at_once, self._revoke_returning, self._revoke_behind_a_read, self._revoke_behind_the_head,
+            self._revoke_blocked, self._revoke_in_trouble, *((self._revoke_slowly,) if SLOW_ORDERS else ()),
+        )  # fmt: skip
+        while True:
+            await asyncio.sleep(judge.expovariate(0.45))
+            if loop.time() >= until:
+                return
+            user = judge.choice(self.users)
+            self._in_time(judge.choice(ways)(user))
+
+    def _in_time(self, work: Coroutine[Any, Any, None]) -> None:
+        self._revoking.append(asyncio.create_task(work))
+
+    def _links_of_user(self, user: str) -> list[Link]:
+        return [link for tab in self.tabs if tab.user == user for link in self.net.links_of(tab.name)]
+
+    async def _revoke_at_once(self, user: str) -> None:
+        await self._revoke(user)
+
+    async def _revoke_returning(self, user: str) -> None:
+        """While the user's tabs come back with their cursors."""
+        for link in self._links_of_user(user):
+            link.cut()
+        await asyncio.sleep(self._judge.uniform(0.05, 0.9))
+        await self._revoke(user)
+
+    async def _revoke_behind_a_read(self, user: str) -> None:
+        """Just behind the read of one that comes back, or of one that is there."""
+        if self._judge.random() < 0.6:
+            for link in self._links_of_user(user):
+                link.cut()
+        log = self.backend.log
+        log.ambushes[LogName.of_user(UserId(user))] = lambda: self._in_time(self._revoke(user))
+
+    async def _revoke_behind_the_head(self, user: str) -> None:
+        """When one comes: just after the head was noted, or after the deny-list was asked."""
+        for link in self._links_of_user(user):
+            link.cut()
+        log = self.backend.log
+        ambushes = self._judge.choice((log.ambushes_at_open, log.ambushes_at_denial))
+        ambushes[LogName.of_user(UserId(user))] = lambda: self._in_time(self._revoke(user))
+        if SLOW_ORDERS and self._judge.random() < 0.3:
+            log.slow_orders[LogName.of_user(UserId(user))] = self._judge.uniform(0.2, 3.0)
+
+    async def _revoke_blocked(self, user: str) -> None:
+        """While nothing can be written to some of the user's tabs, which have much to read; perhaps much more comes
+        behind the order, so that it is trimmed before they come to it."""
+        for tab in self.tabs:
+            if tab.user == user and tab.gate.is_set() and self._judge.random() < 0.7:
+                tab.gate.clear()
+                self.loop.call_later(self._judge.uniform(2.0, 7.0), tab.gate.set)
+        producer = self.producers[user]
+        lane = f"burst{len(self._revoking)}"
+        await producer.emit_burst(self._judge.randrange(3, 12), lane)
+        await self._revoke(user)
+        few = min(self.retention.events, 40)
+        await producer.emit_burst(self._judge.choice((2, few + 2)), lane)
+
+    async def _revoke_in_trouble(self, user: str) -> None:
+        self._log_trouble()
+        await asyncio.sleep(self._judge.uniform(0.0, 0.2))
+        await self._revoke(user)
+
+    async def _revoke_slowly(self, user: str) -> None:
+        """The order is a while under way to the log, and clients come back meanwhile, with old credentials and new."""
+        if self._judge.random() < 0.5:
+            for link in self._links_of_user(user):
+                link.cut()
+            await asyncio.sleep(self._judge.uniform(0.0, 0.4))
+        self.backend.log.slow_orders[LogName.of_user(UserId(user))] = self._judge.uniform(0.2, 3.0)
+        await self._revoke(user)
+
+    async def _revoke(self, user: str) -> None:
+        """Call for it until it is acknowledged; 2 seconds later, see who is still there."""
+        token_id = None
+        if self._judge.random() < 0.5:
+            held = [tab.credential.token_id for tab in self.tabs if tab.user == user and tab.credential is not None]
+            token_id = self._judge.choice([*held, "j1", "nobody's"])
+        self.faults["revoke_token" if token_id else "revoke_user"] += 1
+        while True:
+            asked = Revoking(self.loop.time(), user, token_id, self.loop.wall_clock())
+            self.record(asked)
+            try:
+                await self.manager.revoke(user, token_id)
+                break
+            except (AppendFailed, LogUnavailable, ManagerClosed):
+                self.faults["revoke_again"] += 1
+                await asyncio.sleep(0.1)
+        since = self.loop.time()
+        self.record(Revoked(since, user, token_id, asked.issued_until))
+        # It is asked again since the server may be made to stand still meanwhile.
+        while (due := max(since, self._stands_until) + REVOKED_SECONDS + TURN) > self.loop.time():  # noqa: ASYNC110
+            await asyncio.sleep(due - self.loop.time() + TURN)
+        open_now = [link.session for link in self.net.links.values() if link.in_service]
+        self.record(StillOpen(self.loop.time(), open_now))
 
     def _save(self, store: RollingLog) -> None:
         self.record(Saved(self.loop.time(), store.save()))
@@ -447,6 +579,7 @@ class World:
         self.faults["loop_stall"] += 1
         if seconds > self.limits.heartbeat_timeout:
             self.faults["loop_stall_beyond_timeout"] += 1
+        self._stands_until = self.loop.time() + seconds
         self.loop.stall(seconds)
         await asyncio.sleep(seconds + TURN)  # so that the server has a turn before it is stalled again
 
@@ -503,6 +636,8 @@ class World:
             work.append(asyncio.create_task(producer.emit_events(self.rng.randrange(20, 100))))
             work.append(asyncio.create_task(producer.run_agents(self.rng.randrange(1, 5))))
         left: dict[str, Any] = {}
+        if self.revokes:
+            self._in_time(self._judgements(ACTIVE_SECONDS - 1.0))
         await self._nemesis(ACTIVE_SECONDS)
         _done, late = await asyncio.wait(work, timeout=60.0)
         left["producers that hang"] = len(late)
@@ -511,6 +646,7 @@ class World:
                 left["producers that crashed"] = repr(task.exception())
             task.cancel()
         await asyncio.wait(work)
+        left["revocations that hang"] = await self._judged()
         await self._finale()
         self._heal()
         for guest in self._guests:
@@ -533,6 +669,21 @@ class World:
         await asyncio.sleep(1.0)
         self._note_residue(left)
         self.record(Residue(self.loop.time(), left))
+
+    async def _judged(self) -> int:
+        """Wait until every revocation was acknowledged and looked after; how many were not."""
+        log = self.backend.log
+        for ambushes in (log.ambushes, log.ambushes_at_open, log.ambushes_at_denial):
+            ambushes.clear()
+        if not self._revoking:
+            return 0
+        _done, late = await asyncio.wait(self._revoking, timeout=30.0)
+        for task in self._revoking:
+            task.cancel()
+        for error in (task.exception() for task in self._revoking if task.done() and not task.cancelled()):
+            if error is not None:
+                raise error
+        return len(late)
 
     async def _finale(self) -> None:
         """Every tab is cut, and the last event of its user comes just behind the read of one that is back."""

@@ -30,11 +30,13 @@ from tests.simulation.ledger import (
     Residue,
     Retained,
     Revoked,
+    Revoking,
     RolledBack,
     RunStopped,
     Saved,
     Secrets,
     Steady,
+    StillOpen,
 )
 
 RETAINED = Retained(events=6, bytes=10_000_000, age=3_600.0)
@@ -430,6 +432,42 @@ def late_after_revoke(story: Story) -> None:
     story.records.insert(index, Revoked(story.records[index].at, "alice"))
 
 
+def revoked_of_a_token(story: Story, token_id: str) -> Revoked:
+    """Connection 2 came with that token, and it is revoked when the log is forgotten."""
+    opened = next(record for record in story.records if isinstance(record, Connecting) and record.connection == 2)
+    opened.token_id = "j2"
+    index = next(index for index, record in enumerate(story.records) if isinstance(record, LifeEnded))
+    record = Revoked(story.records[index].at, "alice", token_id)
+    story.records.insert(index, record)
+    return record
+
+
+def still_open_after_revoke(story: Story) -> None:
+    record = revoked_of_a_token(story, "j2")
+    for later in story.records[story.records.index(record) + 1 :]:
+        later.at += 2.5
+    story.records.insert(story.records.index(record) + 1, StillOpen(record.at + 2.1, [2]))
+
+
+def let_in_again(story: Story) -> None:
+    index = next(index for index, record in enumerate(story.records) if isinstance(record, Connecting))
+    opened = story.records[index]
+    assert isinstance(opened, Connecting)
+    story.records.insert(index, Revoked(opened.at, str(opened.user)))
+
+
+def told_4410_and_not_meant(story: Story) -> None:
+    index = next(index for index, record in enumerate(story.records) if isinstance(record, Closed))
+    closed = story.records[index]
+    assert isinstance(closed, Closed)
+    closed.code = 4410
+    opened = next(r for r in story.records if isinstance(r, Connecting) and r.connection == closed.connection)
+    opened.token_id, opened.issued_at = "mine", 100.0
+    story.records.insert(index, Revoking(closed.at, str(opened.user), "another's"))
+    story.records.insert(index, Revoking(closed.at, str(opened.user), None, 99.9))
+    story.records.insert(index, Revoking(closed.at, "somebody", None))
+
+
 def disconnected_by_a_stall(story: Story) -> None:
     story.records.insert(0, Steady(0.0))
     for record in [record for record in story.records if isinstance(record, Closed)]:
@@ -580,6 +618,9 @@ CORRUPTIONS: list[tuple[Callable[[Story], None], Fault]] = [
     (sent_elsewhere_before_the_gap, Fault.CHAIN_BREAK),
     (ping_ahead_of_what_was_shown, Fault.CHAIN_BREAK),
     (late_after_revoke, Fault.LATE_AFTER_REVOKE),
+    (still_open_after_revoke, Fault.LATE_AFTER_REVOKE),
+    (let_in_again, Fault.LATE_AFTER_REVOKE),
+    (told_4410_and_not_meant, Fault.DISCONNECTED),
     (disconnected_by_a_stall, Fault.DISCONNECTED),
     (residue, Fault.RESIDUE),
     (residue_registered, Fault.RESIDUE),

@@ -13,9 +13,12 @@ from websockets.frames import Frame, Opcode
 
 from tests.simulation.loop import SimLoop, seeded_world
 from tests.simulation.network import Conditions, Network
-from websocket_core.identity import LogName, UserId
+from websocket_core.authorization import Authorization
+from websocket_core.errors import FrameRefused, LogUnavailable
+from websocket_core.identity import LogName, Principal, UserId
 from websocket_core.limits import Limits
 from websocket_core.logs.memory import MemoryLog
+from websocket_core.runs import OpenRuns, cancel_handler
 from websocket_core.server import DrainingServer, server_config
 from websocket_core.testing import FakeSocket
 from websocket_core.transports.websocket import ASGISocket, _receive_within
@@ -187,3 +190,18 @@ def test_an_answer_that_was_under_way_when_a_gap_was_told_is_no_reason_for_anoth
             loop.run_until_complete(main())
     finally:
         loop.close()
+
+
+async def test_a_cancel_while_the_deny_list_cannot_be_read_is_answered_and_is_no_crash() -> None:
+    async def permits(_principal: Principal) -> bool:
+        raise LogUnavailable("unreadable for a while")
+
+    class Tab:
+        principal = Principal("alice")
+        user_id = UserId("alice")
+
+    cancel = cancel_handler(OpenRuns(), Authorization(permits=permits, narrow=None))
+    peer: Any = Tab()
+    with pytest.raises(FrameRefused) as refused:
+        await cancel(peer, {"type": "cancel", "run_id": "r1"})
+    assert refused.value.code == "unavailable"

@@ -64,7 +64,8 @@ def test_faults_land() -> None:
     for fault in (
         "cut", "cut_mid_frame", "stall", "half_open", "slow_reader", "lost_wake_up", "cancelled_in_append",
         "rollback_lost_entry", "rollback_unnoticed", "rollback_woken", "rollback_retried", "rollback_ahead",
-        "rollback_overgrown", "rollback_resume_lost", "rollback_resume_kept",
+        "rollback_overgrown", "rollback_resume_lost", "rollback_resume_kept", "revoked_open", "revoked_resuming",
+        "revoked_refused", "revoked_came_back",
     ):  # fmt: skip
         assert landed[fault] > 0, fault
 

@@ -18,7 +18,15 @@ from websocket_core.logs.memory import MemoryLog
 from websocket_core.wire import CloseCode
 
 NAMES = st.none() | st.text(max_size=20)
-ORDERS = st.builds(Order, st.integers(1_000, 4_999), NAMES, NAMES)
+SECONDS = st.none() | st.floats(min_value=0, max_value=1e12)
+ORDERS = st.builds(Order, st.integers(1_000, 4_999), NAMES, NAMES, SECONDS)
+
+
+def test_an_order_against_a_user_does_not_mean_credentials_that_are_newer() -> None:
+    order = Order(4410, issued_until=1_000.0)
+    assert order.concerns("tab", "token", 1_000.0)
+    assert order.concerns("tab", "token", None), "one that does not say when it was issued counts as old"
+    assert not order.concerns("tab", "token", 1_000.5)
 
 
 @given(ORDERS)

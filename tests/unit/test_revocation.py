@@ -112,7 +112,7 @@ async def test_the_deny_list_is_written_before_the_log_and_before_anybody_is_tol
     world.connect(ALICE, "tab")
     await world.revocations.revoke(ALICE, None, seconds=60.0)
     assert world.notes == ["deny alice None issued until 1000.0, until 1060.0", "alice tab 4410", "append"]
-    assert await world.orders(ALICE) == [Order(CloseCode.REVOKED)]
+    assert await world.orders(ALICE) == [Order(CloseCode.REVOKED, issued_until=1_000.0)]
 
 
 @virtual_time
@@ -137,7 +137,7 @@ async def test_without_the_log_those_who_are_here_are_told_all_the_same() -> Non
     assert not await world.revocations.permits(Principal("alice"))
     world.log.away = False
     await world.revocations.revoke(ALICE, None, seconds=60.0)
-    assert await world.orders(ALICE) == [Order(CloseCode.REVOKED)], "calling again is safe"
+    assert await world.orders(ALICE) == [Order(CloseCode.REVOKED, issued_until=1_000.0)], "calling again is safe"
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,8 @@ async def test_whose_token_it_is_is_told_and_taken_out_and_nobody_else(token_id:
     assert "".join(world.registry.of(ALICE)) == "".join(name for name in "abc" if name not in told)
     assert "".join(world.registry.of(BOB)) == "abc"
     assert world.metrics.connections == 6 - len(told.split())
-    assert await world.orders(ALICE) == [Order(CloseCode.REVOKED, None, token_id)]
+    until = 1_000.0 if token_id is None else None
+    assert await world.orders(ALICE) == [Order(CloseCode.REVOKED, None, token_id, until)]
     assert world.notes[0].startswith(f"deny alice {token_id} ")
     assert await world.orders(BOB) == []
 
