@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Iterable
 from typing import Final
 from unicodedata import normalize
@@ -101,6 +102,14 @@ class Wakes:
     def _wake(self) -> None:
         self.count += 1
         self._came.set()
+
+    async def find(self, log: LogStore, after: Position) -> list[str]:
+        """The ids that a reader finds who reads at each wake-up, of which any may be spurious."""
+        for count in itertools.count(1):
+            await self.reach(count)
+            if found := ids(await read_on(log, after, 10)):
+                return found
+        raise AssertionError
 
     async def reach(self, count: int) -> None:
         """Wait for that many wake-ups in all."""

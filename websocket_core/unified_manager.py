@@ -30,7 +30,7 @@ from websocket_core.inbound import FrameHandler, accept_socket, protocol_of, reg
 from websocket_core.lag import LoopLag
 from websocket_core.limits import Limits, Retention, RetryPolicy
 from websocket_core.log import LogStore, Position
-from websocket_core.logs import open_log
+from websocket_core.logs import open_backend
 from websocket_core.metrics import Metrics, process_metrics
 from websocket_core.outbound import Socket
 from websocket_core.outbox import Appender, Outbox, Outboxes
@@ -38,7 +38,7 @@ from websocket_core.pacing import Pacing
 from websocket_core.registry import Registry
 from websocket_core.revocation import Revocations
 from websocket_core.runs import OpenRuns, cancel_handler
-from websocket_core.state import MemoryState, SharedState
+from websocket_core.state import SharedState
 from websocket_core.tasks import wait_until
 from websocket_core.unified_emitter import UnifiedWebSocketEmitter
 from websocket_core.wire import CLOSE_RULES, CURSOR_LATEST, CloseCode, decode_cursor
@@ -56,7 +56,8 @@ class UnifiedWebSocketManager:
     Used as `async with UnifiedWebSocketManager() as manager:`, by `FastAPI(lifespan=manager.lifespan)`, or with
     neither: then the first connect starts what is needed in the running loop, and a loop that has gone is replaced.
 
-    `log` is `"memory://"` or a `LogStore` of one's own. `on_connect` and `on_disconnect` are awaited with the
+    `log` is `"memory://"`, `"redis://host:6379/0"` (with a `namespace` that separates applications), or a `LogStore` of
+    one's own. `on_connect` and `on_disconnect` are awaited with the
     connection; what `snapshot` returns for it, a dict, is shown to a client that is told a gap. `authorize` may take
     away what a principal may do with its own (`websocket_core.authorization`).
     `clock` (Unix seconds), `monotonic` (seconds), `entropy` (random bytes) and `rng` (jitter) are there for tests and
@@ -82,6 +83,7 @@ class UnifiedWebSocketManager:
         on_disconnect: ConnectionHook | None = None,
         snapshot: SnapshotHook | None = None,
         authorize: Narrow | None = None,
+        namespace: str = "unified-websocket",
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         entropy: Callable[[int], bytes] = os.urandom,
@@ -96,16 +98,12 @@ class UnifiedWebSocketManager:
         self.encoder = EventEncoder(
             event_bytes=self.limits.event_bytes, event_depth=self.limits.event_depth, clock=clock, entropy=entropy
         )
-        self._log: LogStore = (
-            open_log(log, retention=self.retention, limits=self.limits, monotonic=monotonic, entropy=entropy)
-            if isinstance(log, str)
-            else log
-        )
+        self._log, self.state = open_backend(
+            log, state, namespace=namespace, retention=self.retention, limits=self.limits,
+            clock=clock, monotonic=monotonic, entropy=entropy, rng=rng,
+        )  # fmt: skip
         self.appender = Appender(
             self._log, retry=retry or RetryPolicy(), metrics=self.metrics, monotonic=monotonic, rng=rng
-        )
-        self.state: SharedState = state or MemoryState(
-            age=self.retention.age, per_user=self.limits.known_connections, clock=clock, monotonic=monotonic
         )
         self._clock = clock
         self.monotonic = monotonic
@@ -335,8 +333,9 @@ class UnifiedWebSocketManager:
 
         From now on, for so many `seconds`, credentials that were issued until now are refused with 4410: choose no
         fewer than the longest of them lives. One without an `iat` claim counts as issued before. What is open is
-        closed with 4410 within 2 seconds and sent nothing that was emitted after this. Raises `AppendFailed` if the
-        connections of other processes may not have learned of it; calling again is safe.
+        closed with 4410 within 2 seconds and sent nothing that was emitted after this. Raises `LogUnavailable` if
+        nothing was denied, and `AppendFailed` if connections of other processes may not have learned of it; calling
+        again is safe.
         """
         await self.revocations.revoke(checked_user_id(user_id), token_id, seconds=seconds)
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import logging
+import random
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
 
 from websocket_core.errors import InvalidConfiguration
 from websocket_core.limits import Limits, Retention
 from websocket_core.log import LogStore
 from websocket_core.logs.memory import MemoryLog
+from websocket_core.state import MemoryState, SharedState
+
+if TYPE_CHECKING:
+    from websocket_core.logs.redis import RedisLog
 
 logger = logging.getLogger(__name__)
 
@@ -24,22 +30,57 @@ def workers_of(command_line: Sequence[str]) -> int:
     return 1
 
 
-def open_log(
-    url: str,
+REDIS_SCHEMES: Final = ("redis", "rediss", "unix")
+
+
+def open_backend(
+    log: str | LogStore,
+    state: SharedState | None,
     *,
+    namespace: str,
     retention: Retention,
     limits: Limits,
+    clock: Callable[[], float],
     monotonic: Callable[[], float],
     entropy: Callable[[int], bytes],
-) -> LogStore:
-    """The log behind a URL: `memory://` lives and dies with the process. Raises `InvalidConfiguration`."""
-    if url == "memory://":
+    rng: random.Random | None,
+) -> tuple[LogStore, SharedState]:
+    """The log behind a URL, or the one that was given, and the state that goes with it where none was given.
+
+    `memory://` lives and dies with the process; `redis://`, `rediss://` and `unix://` are in Redis, shared by every
+    process with the same URL and namespace. Raises `InvalidConfiguration`.
+    """
+    if isinstance(log, str) and log.partition("://")[0] in REDIS_SCHEMES:
+        shared = _redis(log, namespace, retention, limits, monotonic, entropy, rng)
+        return shared, state or shared.state(per_user=limits.known_connections, clock=clock)
+    memory = MemoryState(age=retention.age, per_user=limits.known_connections, clock=clock, monotonic=monotonic)
+    if not isinstance(log, str):
+        return log, state or memory
+    if log == "memory://":
         if (workers := workers_of(sys.argv)) > 1:
             logger.warning(
                 "memory:// under several workers: each process has logs of its own, so a user sees only the events "
                 "that were emitted in the process of the connection; run one worker",
                 extra={"workers": workers},
             )
-        return MemoryLog(retention, limits=limits, monotonic=monotonic, entropy=entropy)
-    scheme = url.partition("://")[0]
-    raise InvalidConfiguration(f"there is no log for the scheme {scheme[:32]!r}; this release has 'memory://'")
+        return MemoryLog(retention, limits=limits, monotonic=monotonic, entropy=entropy), state or memory
+    scheme = log.partition("://")[0]
+    raise InvalidConfiguration(f"there is no log for the scheme {scheme[:32]!r}: use 'memory://' or 'redis://'")
+
+
+def _redis(
+    url: str,
+    namespace: str,
+    retention: Retention,
+    limits: Limits,
+    monotonic: Callable[[], float],
+    entropy: Callable[[int], bytes],
+    rng: random.Random | None,
+) -> RedisLog:
+    try:
+        from websocket_core.logs.redis import RedisLog
+    except ModuleNotFoundError as error:
+        if error.name != "redis":
+            raise
+        raise InvalidConfiguration("this log needs redis: install unified-websocket[redis]") from None
+    return RedisLog(url, retention, limits=limits, namespace=namespace, monotonic=monotonic, entropy=entropy, rng=rng)

@@ -1,0 +1,429 @@
+"""What is published reaches who follows it, and a subscriber that hears nothing is replaced without help."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from tests.redis.proxy import Proxy
+from tests.redis.server import RedisServer, redis_binary
+from tests.support import Tab, a_manager, turns, until
+from websocket_core.errors import LogUnavailable
+from websocket_core.events import Event
+from websocket_core.identity import LogName
+from websocket_core.limits import Limits
+from websocket_core.log import Entry
+from websocket_core.logs.redis import RedisLog
+from websocket_core.logs.redis.exchange import Exchange
+from websocket_core.logs.redis.feed import Feed, Hub
+from websocket_core.logs.redis.names import Namespace
+
+pytestmark = [
+    pytest.mark.redis,
+    pytest.mark.skipif(
+        redis_binary() is None and not os.environ.get("CI"), reason="no redis-server: apt-get install redis-server"
+    ),
+]
+
+ALICE = LogName("user", "alice")
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    started = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def namespace() -> str:
+    return f"feed{os.getpid()}.{next(_numbers)}"
+
+
+async def tell(server: RedisServer, *command: Any) -> Any:
+    client: Redis = Redis.from_url(server.url)
+    try:
+        return await client.execute_command(*command)  # type: ignore[no-untyped-call]
+    finally:
+        await client.aclose()
+
+
+def an_event(number: int, text: str = "") -> Event:
+    return Event(f"e{number}", f'{{"type":"t","data":{{"n":{number},"text":"{text}"}},"id":"e{number}"'.encode())
+
+
+async def channels(server: RedisServer, namespace: str) -> list[bytes]:
+    """What is subscribed to, without the probe."""
+    found: list[bytes] = await tell(server, "PUBSUB", "CHANNELS", f"{namespace}:*")
+    return sorted(channel for channel in found if b":probe:" not in channel)
+
+
+async def until_it_says(ask: Callable[[], Awaitable[Any]], condition: Callable[[Any], bool]) -> None:
+    """Ask again and again until the answer is right."""
+    async with asyncio.timeout(5.0):
+        while not condition(await ask()):  # noqa: ASYNC110 - Redis tells nobody
+            await asyncio.sleep(0.01)
+
+
+class Follower:
+    """Follows a log as a connection does: reads after each wake-up."""
+
+    def __init__(self, log: RedisLog, name: LogName = ALICE) -> None:
+        self.log = log
+        self.name = name
+        self.entries: list[Entry] = []
+        self.woken = asyncio.Event()
+        self.woken.set()
+        self.stop = log.watch(name, self.woken.set)
+        self.task = asyncio.get_running_loop().create_task(self._read())
+
+    async def _read(self) -> None:
+        after = None
+        while True:
+            await self.woken.wait()
+            self.woken.clear()
+            more = True
+            while more:
+                try:
+                    batch = await self.log.read(self.name, after, 100)
+                except LogUnavailable:
+                    asyncio.get_running_loop().call_later(0.05, self.woken.set)
+                    break
+                assert batch.gap is None
+                self.entries += batch.entries
+                more = batch.more
+                if batch.entries:
+                    after = batch.entries[-1].position
+
+    @property
+    def ids(self) -> list[str]:
+        return [entry.event.id for entry in self.entries]
+
+    async def has(self, ids: list[str], seconds: float = 5.0) -> None:
+        await until(lambda: len(self.ids) >= len(ids) or self.task.done(), f"reading {len(ids)} entries", seconds)
+        assert self.ids == ids
+
+    async def end(self) -> None:
+        self.stop()
+        self.task.cancel()
+        await asyncio.wait([self.task])
+
+
+async def heard(log: RedisLog) -> None:
+    """Wait until the subscriber has heard its probe."""
+    await until(lambda: log._feed is not None and log._feed._heard_at > 0.0, "the probe")
+
+
+async def test_a_deaf_subscriber_is_replaced_within_eight_seconds_without_help(
+    server: RedisServer, namespace: str
+) -> None:
+    healed: list[float] = []
+    writer = RedisLog(server.url, namespace=namespace)
+    async with Proxy(server.port) as proxy:
+        log = RedisLog(proxy.url, namespace=namespace, healed=lambda: healed.append(time.monotonic()))
+        follower = Follower(log)
+        await heard(log)
+        await writer.append(ALICE, an_event(1))
+        await follower.has(["e1"])
+        proxy.deaf = True
+        deaf_since = time.monotonic()
+        await writer.append(ALICE, an_event(2))
+        await until(lambda: healed, "noticing", 8.0)
+        proxy.deaf = False
+        await follower.has(["e1", "e2"], 8.0 - (time.monotonic() - deaf_since))
+        assert len(healed) == 1
+        await writer.append(ALICE, an_event(3))
+        await follower.has(["e1", "e2", "e3"])
+        await follower.end()
+        await log.close()
+    await writer.close()
+
+
+@pytest.mark.parametrize("how", ["kill", "cut", "half-close", "output buffer"])
+async def test_a_subscriber_that_is_cut_off_misses_nothing(server: RedisServer, namespace: str, how: str) -> None:
+    healed: list[float] = []
+    writer = RedisLog(server.url, namespace=namespace)
+    async with Proxy(server.port) as proxy:
+        log = RedisLog(proxy.url, namespace=namespace, healed=lambda: healed.append(time.monotonic()))
+        follower = Follower(log)
+        await heard(log)
+        expected: list[str] = []
+        for number in range(1, 61):
+            if number % 20 == 0:
+                times = len(healed)
+                match how:
+                    case "kill":
+                        await tell(server, "CLIENT", "KILL", "TYPE", "pubsub")
+                    case "cut":
+                        next(link for link in reversed(proxy.links) if link.subscriber).close()
+                    case "half-close":
+                        proxy.half_close(towards_client=True)
+                    case "output buffer":
+                        await tell(server, "CONFIG", "SET", "client-output-buffer-limit", "pubsub 1kb 0 0")
+                        await writer.append(ALICE, an_event(1_000 + number, "x" * 100_000))
+                        expected.append(f"e{1_000 + number}")
+                        await tell(server, "CONFIG", "SET", "client-output-buffer-limit", "pubsub 32mb 8mb 60")
+            await writer.append(ALICE, an_event(number))
+            expected.append(f"e{number}")
+            if number % 20 == 0:
+                await until(lambda: len(healed) > times, "noticing")  # noqa: B023
+                await until(lambda: log._feed is not None and log._feed._heard_at > healed[-1], "hearing again")
+        await follower.has(expected)
+        await follower.end()
+        await log.close()
+    await writer.close()
+
+
+async def test_a_push_that_is_lost_costs_at_most_a_heartbeat(server: RedisServer, namespace: str) -> None:
+    emitting = a_manager(RedisLog(server.url, namespace=namespace))
+    async with Proxy(server.port) as proxy, emitting:
+        log = RedisLog(proxy.url, namespace=namespace)
+        async with a_manager(log, limits=Limits(heartbeat=0.4, sweep_interval=0.05)) as manager:
+            tab = await Tab.open(manager, "alice", v1=True)
+            await tab.greeted()
+            await heard(log)
+            emitter = emitting.get_emitter("alice")
+            await emitter.emit("t", {"n": 1})
+            await tab.has(1)
+            proxy.swallowed = b'"n":2'
+            await emitter.emit("t", {"n": 2})
+            await until(lambda: proxy.lost == 1, "losing the push")
+            await tab.has(2, 0.8)
+            proxy.swallowed = b'"n":3'
+            await emitter.emit("t", {"n": 3})
+            await emitter.emit("t", {"n": 4})  # shows at once that one is missing
+            await tab.has(4)
+            assert tab.numbers == [1, 2, 3, 4]
+            assert tab.socket.of_type("gap") == []
+
+
+async def test_nobody_waits_for_a_push_that_came_before_the_subscription(server: RedisServer, namespace: str) -> None:
+    """What is appended between the first read and the subscription is found when the subscription is confirmed."""
+    writer = RedisLog(server.url, namespace=namespace)
+    async with Proxy(server.port) as proxy:
+        log = RedisLog(proxy.url, namespace=namespace)
+        await log.open(ALICE)
+        proxy.hold(b"SUBSCRIBE")
+        follower = Follower(log)
+        await until(lambda: proxy.holds, "the subscription")
+        await until(lambda: not follower.woken.is_set(), "the first read")
+        await turns()
+        await writer.append(ALICE, an_event(1))
+        assert follower.ids == []
+        await proxy.release()
+        await follower.has(["e1"])
+        await follower.end()
+        await log.close()
+    await writer.close()
+
+
+async def test_two_thousand_users_who_come_and_go_leave_nothing(server: RedisServer, namespace: str) -> None:
+    log = RedisLog(server.url, namespace=namespace)
+    writer = RedisLog(server.url, namespace=namespace)
+    rng = random.Random(7)
+    names = [LogName("user", f"user-{number}") for number in range(2_000)]
+    woken = dict.fromkeys(names, 0)
+
+    def waking(name: LogName) -> Callable[[], None]:
+        def wake() -> None:
+            woken[name] += 1
+
+        return wake
+
+    held: list[tuple[LogName, Callable[[], None]]] = []
+    started = time.process_time()
+    for name in names:
+        held.append((name, log.watch(name, waking(name))))
+    for step in range(4_000):
+        index = rng.randrange(len(held))
+        name, leave = held[index]
+        leave()
+        held[index] = (name, log.watch(name, waking(name)))
+        if step % 500 == 0:
+            await asyncio.sleep(0)
+    feed = log._feed
+    assert feed is not None
+
+    async def subscribed(count: int) -> None:
+        await until_it_says(lambda: channels(server, namespace), lambda found: len(found) == count)
+
+    await subscribed(2_000)
+    print(f"2,000 subscriptions and 4,000 changes: {time.process_time() - started:.2f} s of CPU")
+    await until(lambda: not feed._wanted and not feed._changed.is_set(), "carrying out what was asked for")
+    for name in names[::100]:
+        before = woken[name]
+        await writer.append(name, an_event(1))
+        await until(lambda: woken[name] > before, "a wake-up of somebody who came and went")  # noqa: B023
+    for _, leave in held:
+        leave()
+        leave()  # to leave twice is nothing
+    await subscribed(0)
+    assert (feed._hubs, len(feed._wanted)) == ({}, 0)
+    await log.close()
+    await writer.close()
+
+
+async def test_whoever_leaves_takes_nobody_along(server: RedisServer, namespace: str) -> None:
+    log = RedisLog(server.url, namespace=namespace)
+    one, other = Follower(log), Follower(log)
+    await heard(log)
+    await one.end()
+    await log.append(ALICE, an_event(1))
+    await other.has(["e1"])
+    await other.end()
+    await log.close()
+
+
+@pytest.mark.parametrize("state", ["idle", "working", "frozen"])
+async def test_closing_leaves_neither_tasks_nor_connections(tmp_path: Path, namespace: str, state: str) -> None:
+    server = RedisServer(tmp_path)
+    try:
+        log = RedisLog(server.url, namespace=namespace)
+        before = asyncio.all_tasks()
+        followers = [Follower(log, LogName("user", f"u{number}")) for number in range(5)]
+        await heard(log)
+        await asyncio.gather(*[log.append(each.name, an_event(1)) for each in followers])
+        for each in followers:
+            await each.has(["e1"])
+        calls = []
+        if state == "frozen":
+            server.signal(signal.SIGSTOP)
+        if state != "idle":
+            calls = [asyncio.ensure_future(log.append(ALICE, an_event(number))) for number in range(300)]
+            await turns(5)
+        for each in followers:
+            await each.end()
+        async with asyncio.timeout(2.0):
+            await log.close()
+            await asyncio.gather(*calls, return_exceptions=True)
+        await turns()
+        assert asyncio.all_tasks() == before
+        if state == "frozen":
+            server.signal(signal.SIGCONT)
+        await until_it_says(lambda: tell(server, "CLIENT", "LIST"), lambda found: found.count(b"id=") == 1)
+    finally:
+        server.stop()
+
+
+async def test_what_is_no_entry_is_no_entry(
+    server: RedisServer, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Foreign bytes on a channel wake whoever follows it, who reads the log and finds what is there."""
+    log = RedisLog(server.url, namespace=namespace)
+    follower = Follower(log)
+    await heard(log)
+    await log.append(ALICE, an_event(1))
+    await follower.has(["e1"])
+    channel = Namespace(namespace).of_log(ALICE).channel
+    epoch = follower.entries[0].epoch
+    for data in (
+        b"", b"\n", b"\xff", b"x" * 100_000, b"\n" * 9,
+        b"\n".join([epoch.encode(), b"two", *[b""] * 7, b"alice", b"{"]),
+        b"\n".join([epoch.encode(), b"2", b"m", b"p", b"9" * 400, b"e", b"", b"", b"alice", b"{"]),
+        b"\n".join([epoch.encode(), b"2", b"m", b"\xff", b"0", b"e", b"", b"", b"alice", b"{"]),
+        b"\n".join([epoch.encode(), b"2", b"m", b"p", b"nan", b"e", b"", b"", b"alice", b"{"]),
+        b"\n".join([epoch.encode(), b"2", b"m", b"p", b"1e999", b"e", b"", b"", b"alice", b"{"]),
+    ):  # fmt: skip
+        await tell(server, "PUBLISH", channel, data)
+    await log.append(ALICE, an_event(2))
+    await follower.has(["e1", "e2"])
+    assert "replaced" not in caplog.text, "foreign bytes ended the subscriber"
+    await follower.end()
+    await log.close()
+
+
+async def test_a_subscriber_that_crashes_is_replaced(
+    server: RedisServer, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever it is that goes wrong: one that dies for good leaves everybody waiting, silently."""
+    exchange = Exchange(server.url, timeout=1.0)
+    names = Namespace(namespace)
+    crashes: list[None] = []
+
+    def entry(_log: LogName, _epoch: str, _fields: Any) -> Entry:
+        crashes.append(None)
+        raise RuntimeError("told to crash")
+
+    feed = Feed(
+        server.url, names, exchange, timeout=1.0, entry=entry, probe="p", healed=lambda: None,
+        rng=random.Random(1), monotonic=time.monotonic,
+    )  # fmt: skip
+    woken: list[None] = []
+    leave = feed.follow(ALICE, lambda: woken.append(None))
+    writer = RedisLog(server.url, namespace=namespace)
+    for number in (1, 2):
+        before = len(woken)
+        await until(lambda: len(woken) > before, "the subscription")  # noqa: B023
+        await writer.append(ALICE, an_event(number))
+        await until(lambda: len(crashes) == number, "the crash")  # noqa: B023
+    assert "crashed and is replaced" in caplog.text
+    leave()
+    await feed.close()
+    await exchange.close()
+    await writer.close()
+
+
+def chained(*marks: str, epoch: str = "E", first: int = 1) -> list[Entry]:
+    """Entries that join."""
+    prev = ""
+    out = []
+    for offset, mark in enumerate(marks, first):
+        out.append(Entry(ALICE, epoch, offset, mark, prev, an_event(offset), 0.0))
+        prev = mark
+    return out
+
+
+def test_copies_are_given_only_to_who_stands_where_they_join() -> None:
+    hub = Hub()
+    one, two, three = chained("a", "b", "c")
+    for entry in (one, two, three):
+        hub.take(entry)
+    given = hub.after(one.position, 10, 10**6)
+    assert given is not None
+    assert (given.entries, given.more, given.gap) == ([two, three], False, None)
+    limited = hub.after(one.position, 1, 10**6)
+    assert limited is not None
+    assert (limited.entries, limited.more) == ([two], True)
+    small = hub.after(one.position, 10, 1)
+    assert small is not None
+    assert (small.entries, small.more) == ([two], True)
+    for position in (
+        three.position,  # nothing follows: whether that is still so, the log knows
+        one.position._replace(mark="other"),
+        one.position._replace(epoch="F"),
+        one.position._replace(offset=9),
+        one.position._replace(offset=-1),
+    ):
+        assert hub.after(position, 10, 10**6) is None, position
+
+
+def test_a_push_that_does_not_join_drops_the_copies_before_it() -> None:
+    one, two, three = chained("a", "b", "c")
+    [forked] = chained("z", first=2)
+    for pushed, left in (
+        ([one, three], [three]),
+        ([one, two, two], [one, two]),
+        ([one, two, forked], [forked]),
+        ([one, two, forked._replace(epoch="F", offset=1)], [forked._replace(epoch="F", offset=1)]),
+        ([one, two, None], []),
+        ([one, None, three], [three]),
+    ):
+        hub = Hub()
+        woken: list[None] = []
+        hub.watchers[object()] = lambda woken=woken: woken.append(None)  # type: ignore[misc]
+        for entry in pushed:
+            hub.take(entry)
+        assert list(hub.copies) == left
+        assert len(woken) == len(pushed)
