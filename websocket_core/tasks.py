@@ -1,18 +1,10 @@
-"""Waiting for several things at once for a limited time, and ending what does not want to end."""
+"""Waiting for several things at once, for a limited time."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Sequence
 from typing import Any
-
-
-async def end_task(task: asyncio.Task[Any], *, patience: float = 1.0) -> None:
-    """Cancel a task of ours and wait until it has ended; again, if it has not within so many seconds. Libraries have
-    been seen to swallow a cancellation."""
-    while not task.done():
-        task.cancel()
-        await asyncio.wait([task], timeout=patience)
 
 
 async def wait_until(deadline: float, waits: Sequence[Awaitable[Any]]) -> None:

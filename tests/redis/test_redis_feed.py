@@ -17,14 +17,14 @@ from redis.asyncio import Redis
 
 from tests.redis.proxy import Proxy
 from tests.redis.server import RedisServer, redis_binary
-from tests.support import Tab, a_manager, turns, until
+from tests.support import Tab, a_manager, turns, until, virtual_time
 from websocket_core.errors import LogUnavailable
 from websocket_core.events import Event
 from websocket_core.identity import LogName
 from websocket_core.limits import Limits
 from websocket_core.log import Entry
 from websocket_core.logs.redis import RedisLog
-from websocket_core.logs.redis.exchange import Exchange
+from websocket_core.logs.redis.exchange import Exchange, end_task
 from websocket_core.logs.redis.feed import Feed, Hub
 from websocket_core.logs.redis.names import Namespace
 
@@ -427,3 +427,23 @@ def test_a_push_that_does_not_join_drops_the_copies_before_it() -> None:
             hub.take(entry)
         assert list(hub.copies) == left
         assert len(woken) == len(pushed)
+
+
+@virtual_time
+async def test_a_task_that_swallows_a_cancellation_is_cancelled_again() -> None:
+    swallowed: list[int] = []
+
+    async def stubborn() -> None:
+        for number in range(3):
+            try:
+                await asyncio.sleep(1_000.0)
+            except asyncio.CancelledError:
+                swallowed.append(number)
+        await asyncio.sleep(1_000.0)
+
+    task = asyncio.ensure_future(stubborn())
+    await asyncio.sleep(0)
+    await end_task(task)
+    assert task.cancelled()
+    assert swallowed == [0, 1, 2]
+    await end_task(task)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.support import turns, virtual_time
-from websocket_core.tasks import end_task, wait_until
+from websocket_core.tasks import wait_until
 
 
 @virtual_time
@@ -120,23 +120,3 @@ async def test_being_cancelled_it_cancels_what_is_nobody_elses() -> None:
     assert (ended, somebody_elses.done()) == (["cancelled"], False)
     somebody_elses.cancel()
     await turns()
-
-
-@virtual_time
-async def test_a_task_that_swallows_a_cancellation_is_cancelled_again() -> None:
-    swallowed: list[int] = []
-
-    async def stubborn() -> None:
-        for number in range(3):
-            try:
-                await asyncio.sleep(1_000.0)
-            except asyncio.CancelledError:
-                swallowed.append(number)
-        await asyncio.sleep(1_000.0)
-
-    task = asyncio.ensure_future(stubborn())
-    await asyncio.sleep(0)
-    await end_task(task)
-    assert task.cancelled()
-    assert swallowed == [0, 1, 2]
-    await end_task(task)

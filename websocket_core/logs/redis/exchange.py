@@ -21,7 +21,6 @@ from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseE
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from websocket_core.errors import LogUnavailable, ManagerClosed
-from websocket_core.tasks import end_task
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +59,14 @@ def connect(url: str, *, timeout: float, connected: Callable[[Any], Awaitable[No
         redis_connect_func=connected,
     )
     return client
+
+
+async def end_task(task: asyncio.Task[Any], *, patience: float = 1.0) -> None:
+    """Cancel a task of ours and wait until it has ended; again, if it has not within so many seconds. Libraries have
+    been seen to swallow a cancellation."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=patience)
 
 
 class Exchange:

@@ -17,9 +17,8 @@ from redis.exceptions import RedisError
 
 from websocket_core.identity import LogName
 from websocket_core.log import Batch, Entry, Position
-from websocket_core.logs.redis.exchange import Exchange, connect
+from websocket_core.logs.redis.exchange import Exchange, connect, end_task
 from websocket_core.logs.redis.names import Namespace
-from websocket_core.tasks import end_task
 
 logger = logging.getLogger(__name__)
 

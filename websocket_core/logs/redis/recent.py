@@ -11,7 +11,7 @@ from websocket_core.errors import LogUnavailable
 from websocket_core.events import Event
 from websocket_core.identity import LogName
 from websocket_core.log import Position
-from websocket_core.tasks import end_task
+from websocket_core.logs.redis.exchange import end_task
 
 KEPT_SECONDS: Final = 3.0
 """How long what was acknowledged is kept at least."""
