@@ -890,8 +890,10 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             Edit(
                 REVOCATION,
-                "        await self._state.deny(user_id, token_id, issued_until=now, until=now + seconds)\n        await self._order(user_id, Order(int(CloseCode.REVOKED), token_id=token_id))",
-                "        await self._order(user_id, Order(int(CloseCode.REVOKED), token_id=token_id))\n        await self._state.deny(user_id, token_id, issued_until=now, until=now + seconds)",
+                "        await self._state.deny(user_id, token_id, issued_until=now, until=now + seconds)\n",
+                "        await self._order(user_id, Order(int(CloseCode.REVOKED), token_id=token_id, issued_until=now))\n"
+                "        await self._state.deny(user_id, token_id, issued_until=now, until=now + seconds)\n"
+                "        return\n",
             ),
         ),
         ("tests/unit/test_revocation.py::test_the_deny_list_is_written_before_the_log_and_before_anybody_is_told",),
@@ -1049,7 +1051,10 @@ MUTANTS: tuple[Mutant, ...] = (
         "a revocation reaches every process by the log",
         (
             Edit(
-                REVOCATION, "        await self._order(user_id, Order(int(CloseCode.REVOKED), token_id=token_id))\n", ""
+                REVOCATION,
+                "        await self._order(user_id, "
+                "Order(int(CloseCode.REVOKED), token_id=token_id, issued_until=issued_until))\n",
+                "",
             ),
         ),
         ("tests/mission_critical/test_revocation.py::test_a_revoked_user_is_out_everywhere_within_two_seconds",),
