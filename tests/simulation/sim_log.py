@@ -16,6 +16,7 @@ from websocket_core.errors import LogUnavailable
 from websocket_core.events import Event
 from websocket_core.identity import LogName, UserId
 from websocket_core.log import Batch, Entry, LogStore, Position
+from websocket_core.logs.memory import MemoryLog
 from websocket_core.state import SharedState
 from websocket_core.wire import encode_cursor
 
@@ -161,6 +162,14 @@ class SimLog:
 
         unwatch = self.inner.watch(log, woken)
         self.watched_logs[log] += 1
+        if isinstance(self.inner, MemoryLog):  # it begins a life for who watches, where the last one has just ended
+            opening = self.inner.open(log)
+            try:
+                opening.send(None)
+            except StopIteration as done:
+                self._record(Opened(self._loop.time(), log.name, encode_cursor(done.value)))
+            else:
+                raise AssertionError("a log in memory does not suspend")
         held = [unwatch]
 
         def stop() -> None:
