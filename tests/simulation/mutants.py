@@ -27,7 +27,7 @@ from tests.mutants.__main__ import copy_to, mutate
 from tests.mutants.catalogue import MUTANTS, Edit, Mutant
 from tests.simulation.scenario import Kind
 
-SEEDS: Final = 50
+SEEDS: Final = 120
 
 CONTROL: Final = "websocket_core/control.py"
 CURSOR: Final = "websocket_core/cursor.py"
@@ -210,7 +210,7 @@ _OWN: Final[dict[str, tuple[Edit, ...]]] = {
             REVOCATION,
             "        await self._appender.append(LogName.of_user(user_id), "
             "control_event(order, self._encoder.new_id()))\n",
-            "",
+            "        pass\n",
         ),
     ),
     "newer_credentials_are_denied": (
