@@ -14,6 +14,8 @@ from typing import Any, Final
 
 from websocket_core.limits import Limits
 
+logger = logging.getLogger(__name__)
+
 SERVE: Final = "python -m websocket_core serve"
 
 
@@ -28,6 +30,7 @@ def check_server(scope: Mapping[str, Any], limits: Limits) -> list[str]:
         config = _config_of(scope)
         return [] if config is None else _findings(config, limits)
     except Exception:  # the settings of another version of uvicorn, say; a check is not to break what it checks
+        logger.debug("the server could not be checked", exc_info=True)
         return []
 
 

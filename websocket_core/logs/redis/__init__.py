@@ -11,7 +11,6 @@ import os
 import random
 import time
 from collections.abc import Callable, Sequence
-from importlib.resources import files
 from typing import Any, Final
 
 from websocket_core.control import CONTROL
@@ -28,10 +27,6 @@ from websocket_core.logs.redis.state import RedisState
 HEAD_SECONDS: Final = 30 * 86_400
 """How long the head of a log is remembered after its last use."""
 TIMEOUT: Final = 2.0
-
-
-def _script(name: str) -> Script:
-    return Script(files(__package__).joinpath(f"{name}.lua").read_text(encoding="utf-8"))
 
 
 class RedisLog:
@@ -69,10 +64,10 @@ class RedisLog:
         self._entropy = entropy
         self._rng = rng or random.SystemRandom()
         self._skew = skew
-        self._append_script = _script("append")
-        self._read_script = _script("read")
-        self._open_script = _script("open")
-        self._forget_script = _script("forget")
+        self._append_script = Script.load("append")
+        self._read_script = Script.load("read")
+        self._open_script = Script.load("open")
+        self._forget_script = Script.load("forget")
         self._clock_offset: float | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._begin()

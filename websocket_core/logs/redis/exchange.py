@@ -7,10 +7,12 @@ else's answer and leaves none behind. While one round trip is under way, command
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from importlib.resources import files
 from itertools import chain, repeat
 from typing import Any, Final
 
@@ -39,10 +41,13 @@ class Script:
     """A script in Lua, with the digest by which Redis knows it."""
 
     def __init__(self, text: str) -> None:
-        import hashlib
-
         self.text = text
         self.digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+    @classmethod
+    def load(cls, name: str) -> Script:
+        """The script of that name beside this module."""
+        return cls(files(__package__).joinpath(f"{name}.lua").read_text(encoding="utf-8"))
 
 
 def connect(url: str, *, timeout: float, connected: Callable[[Any], Awaitable[None]] | None = None) -> Redis:

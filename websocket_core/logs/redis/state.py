@@ -12,7 +12,6 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from importlib.resources import files
 from typing import Any, Final, NamedTuple, Protocol
 
 from websocket_core.errors import LogUnavailable
@@ -23,10 +22,6 @@ from websocket_core.state import TICKETS_PER_USER
 
 LONGEST_SECONDS: Final = 100 * 365 * 86_400
 """What Redis is asked to keep for longer is kept for so long; it refuses times that overflow its clock."""
-
-
-def _script(name: str) -> Script:
-    return Script(files(__package__).joinpath(f"{name}.lua").read_text(encoding="utf-8"))
 
 
 class Commands(Protocol):
@@ -61,9 +56,9 @@ class RedisState:
         self._age = age
         self._per_user = per_user
         self._clock = clock
-        self._connection_script = _script("state_connection")
-        self._deny_script = _script("state_deny")
-        self._ticket_script = _script("state_ticket")
+        self._connection_script = Script.load("state_connection")
+        self._deny_script = Script.load("state_deny")
+        self._ticket_script = Script.load("state_ticket")
 
     async def remember_connection(self, user_id: UserId, connection_id: str) -> None:
         arguments = (_exact(connection_id), _milliseconds(self._age), self._per_user)
