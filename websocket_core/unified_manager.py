@@ -7,27 +7,21 @@ import logging
 import os
 import random
 import time
-import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from websocket_core.admission import AdmissionGate
 from websocket_core.authorization import Authorization, Narrow, Verb
+from websocket_core.background import Background
 from websocket_core.connection import WebSocketConnection
-from websocket_core.errors import (
-    ConnectionRefused,
-    InvalidInput,
-    ManagerClosed,
-    UnknownConnection,
-    WrongEventLoop,
-)
+from websocket_core.emitters import Emitters
+from websocket_core.errors import ConnectionRefused, InvalidInput, ManagerClosed, UnknownConnection, WrongEventLoop
 from websocket_core.events import EventEncoder, random_text
 from websocket_core.hand_over import HandOvers
 from websocket_core.hooks import ConnectionHook, Hooks, SnapshotHook
 from websocket_core.identity import LogName, Principal, UserId, checked_user_id, text_fault
 from websocket_core.inbound import FrameHandler, accept_socket, protocol_of, register_with_server
-from websocket_core.lag import LoopLag
 from websocket_core.limits import Limits, Retention, RetryPolicy
 from websocket_core.log import LogStore, Position
 from websocket_core.logs import open_backend
@@ -39,6 +33,7 @@ from websocket_core.registry import Registry
 from websocket_core.revocation import Revocations
 from websocket_core.runs import OpenRuns, cancel_handler
 from websocket_core.state import SharedState
+from websocket_core.sweeper import Sweeper
 from websocket_core.tasks import wait_until
 from websocket_core.unified_emitter import UnifiedWebSocketEmitter
 from websocket_core.wire import CLOSE_RULES, CURSOR_LATEST, CloseCode, decode_cursor
@@ -114,13 +109,13 @@ class UnifiedWebSocketManager:
             appender=self.appender, encoder=self.encoder, state=self.state, registry=self._registry, clock=clock
         )
         self.authorization = Authorization(permits=self.revocations.permits, narrow=authorize)
-        self._emitters: weakref.WeakValueDictionary[UserId, UnifiedWebSocketEmitter] = weakref.WeakValueDictionary()
-        self._kept_emitters: dict[UserId, UnifiedWebSocketEmitter] = {}
+        self._emitters = Emitters(self)
         self._outboxes = Outboxes(self.appender, encoder=self.encoder, limits=self.limits, metrics=self.metrics)
         self.hand_overs = HandOvers(self.appender, self._outboxes, limits=self.limits)
         self._handlers: dict[str, FrameHandler] = {"cancel": cancel_handler(self.runs, self.authorization)}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._sweeper: asyncio.Task[None] | None = None
+        sweeper = Sweeper(self._registry, self._log, limits=self.limits, metrics=self.metrics)
+        self._background = Background({"sweeper": sweeper.run})
         self._closed = False
         self.draining = False
 
@@ -144,9 +139,7 @@ class UnifiedWebSocketManager:
         self._closed = self.draining = self.appender.closed = False
         self._loop = loop
         self.hand_overs.start()
-        if self._sweeper is None or self._sweeper.done():
-            # Owned by the manager: ended by shutdown(), or gone with a loop that is replaced.
-            self._sweeper = loop.create_task(self._sweep(), name="websocket_core sweeper")
+        self._background.start()
 
     def _forget_other_loop(self, running: asyncio.AbstractEventLoop) -> None:
         """Drop what belonged to a loop that is gone. Its tasks can neither run nor be cancelled any more."""
@@ -155,11 +148,11 @@ class UnifiedWebSocketManager:
         if self._loop.is_running():
             raise WrongEventLoop("this manager serves another running event loop; make one manager for each")
         self._registry.clear()
-        self._kept_emitters.clear()
+        self._emitters.clear()
         self._outboxes.clear()
         self.runs.clear()
         self._hooks.clear()
-        self._sweeper = None
+        self._background.forget()
 
     async def shutdown(self) -> None:
         """End everything: deliver what was emitted before, close every connection with 1012, end every task.
@@ -182,13 +175,10 @@ class UnifiedWebSocketManager:
         for connection in ending:
             connection.cut()
         await wait_until(deadline + 1.0, [connection.wait_closed() for connection in ending])
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            await asyncio.wait([self._sweeper])
-            self._sweeper = None
+        await self._background.stop()
         await wait_until(deadline + 1.0, self._hooks.running())
         await self._log.close()
-        self._kept_emitters.clear()
+        self._emitters.clear()
         self._loop = None
 
     async def drain(self, budget: float = 25.0) -> None:
@@ -201,18 +191,6 @@ class UnifiedWebSocketManager:
             connection.close(CloseCode.RESTARTING, flush=True)
             await asyncio.sleep(pause)
         await self.shutdown()
-
-    async def _sweep(self) -> None:
-        """The one sweeper: ends stale connections and drops expired events."""
-        lag = LoopLag(self.limits.sweep_interval, self.metrics)
-        while True:
-            now, lost = await lag.tick()
-            for connection in (*self._registry, *self._registry.leaving()):
-                connection.check(now, lost)
-            try:
-                await self._log.expire()
-            except Exception:  # the sweeper must live; the next sweep tries again
-                logger.exception("expiring old events failed")
 
     def now(self) -> float:
         """Unix seconds, by the clock that expiry is judged by."""
@@ -288,9 +266,7 @@ class UnifiedWebSocketManager:
         if replaced is not None:
             self.metrics.evictions += 1
             replaced.close(CloseCode.REPLACED)
-        emitter = self._emitters.get(user)
-        if emitter is not None:
-            self._kept_emitters[user] = emitter
+        self._emitters.keep(user)
         try:
             connection.start(head, position, latest=latest)
             logger.info("connected", extra={"connection_id": connection_id})
@@ -302,7 +278,7 @@ class UnifiedWebSocketManager:
         return connection
 
     def _start_if_needed(self) -> None:
-        if self._loop is not asyncio.get_running_loop() or self._sweeper is None or self._sweeper.done():
+        if self._loop is not asyncio.get_running_loop() or not self._background.running:
             self._start()
 
     async def _refuse(self, websocket: Socket, code: CloseCode) -> None:
@@ -314,7 +290,7 @@ class UnifiedWebSocketManager:
     def _forget(self, connection: WebSocketConnection) -> None:
         self._registry.ended(connection)
         if not self._registry.has(connection.user_id):
-            self._kept_emitters.pop(connection.user_id, None)
+            self._emitters.release(connection.user_id)
 
     def _connection_ended(self, connection: WebSocketConnection) -> None:
         """Called by a connection when its writer has ended."""
@@ -351,11 +327,9 @@ class UnifiedWebSocketManager:
     def get_emitter(self, user_id: str) -> UnifiedWebSocketEmitter:
         """The emitter of this user: the same one while the user is connected or somebody holds it."""
         user = checked_user_id(user_id)
-        emitter = self._emitters.get(user)
-        if emitter is None:
-            emitter = self._emitters[user] = UnifiedWebSocketEmitter(self, user)
+        emitter = self._emitters.of(user)
         if self._registry.has(user):
-            self._kept_emitters[user] = emitter
+            self._emitters.keep(user)
         return emitter
 
     async def emit_critical_event(

@@ -422,7 +422,7 @@ class World:
         assert manager.metrics.connections == 0
         assert manager.metrics.isolation_violations == 0
         assert manager._registry.leaving() == []
-        assert manager._kept_emitters == {}
+        assert manager._emitters._kept == {}
         assert len(manager._outboxes) == len(manager.hand_overs) == len(manager.runs) == 0
         assert (manager.admission._under_way, len(manager.admission._addresses)) == (0, 0)
         assert self.log.watching == 0
@@ -1224,7 +1224,7 @@ async def ends_in_trouble(name: str, strike: Strike) -> None:
 
 async def sweeps(strike: Strike) -> None:
     """Without its sweeper a manager makes another at the next connect."""
-    strike.product_task("UnifiedWebSocketManager._sweep")
+    strike.product_task("Sweeper.run")
     async with World(strike, limits=Limits(sweep_interval=1.0)) as world:
         sweeper = strike.task
         assert sweeper is not None
@@ -1730,9 +1730,9 @@ async def test_waits_that_are_given_up_do_not_pile_up_before_a_log_that_hangs() 
 SWEPT_MODULES: Final = tuple(
     f"websocket_core.{name}"
     for name in (
-        "connection", "follower", "hand_over", "hooks", "inbound", "lag", "outbound", "outbox", "pacing", "revocation",
-        "tasks", "tickets", "transports.entrance", "transports.ticket", "transports.websocket", "unified_emitter",
-        "unified_manager",
+        "background", "connection", "follower", "hand_over", "hooks", "inbound", "lag", "outbound", "outbox",
+        "pacing", "revocation", "sweeper", "tasks", "tickets", "transports.entrance", "transports.ticket",
+        "transports.websocket", "unified_emitter", "unified_manager",
     )
 )  # fmt: skip
 

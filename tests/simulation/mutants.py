@@ -37,6 +37,7 @@ HEARTBEAT: Final = "websocket_core/heartbeat.py"
 MEMORY: Final = "websocket_core/logs/memory.py"
 OUTBOX: Final = "websocket_core/outbox.py"
 MANAGER: Final = "websocket_core/unified_manager.py"
+EMITTERS: Final = "websocket_core/emitters.py"
 WIRE: Final = "websocket_core/wire.py"
 RUNS: Final = "websocket_core/runs.py"
 REVOCATION: Final = "websocket_core/revocation.py"
@@ -118,17 +119,17 @@ _OWN: Final[dict[str, tuple[Edit, ...]]] = {
     ),
     "emitters_cached_by_folded_id": (
         Edit(
-            MANAGER,
-            "        emitter = self._emitters.get(user)\n        if emitter is None:\n",
-            "        emitter = next((e for u, e in self._emitters.items() if u.casefold() == user.casefold()), None)\n"
+            EMITTERS,
+            "        emitter = self._held.get(user_id)\n        if emitter is None:\n",
+            "        emitter = next((e for u, e in self._held.items() if u.casefold() == user_id.casefold()), None)\n"
             "        if emitter is None:\n",
         ),
     ),
     "emitter_of_a_longer_id [5]": (
         Edit(
-            MANAGER,
-            "        emitter = self._emitters.get(user)\n        if emitter is None:\n",
-            "        emitter = next((e for u, e in self._emitters.items() if u.startswith(user)), None)\n"
+            EMITTERS,
+            "        emitter = self._held.get(user_id)\n        if emitter is None:\n",
+            "        emitter = next((e for u, e in self._held.items() if u.startswith(user_id)), None)\n"
             "        if emitter is None:\n",
         ),
     ),

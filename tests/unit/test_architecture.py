@@ -53,12 +53,15 @@ TABLE: Final[tuple[tuple[str, ...], ...]] = (
     ),
     (
         "websocket_core.admission",
+        "websocket_core.background",
+        "websocket_core.emitters",
         "websocket_core.authorization",
         "websocket_core.runs",
         "websocket_core.registry",
         "websocket_core.revocation",
         "websocket_core.hooks",
         "websocket_core.lag",
+        "websocket_core.sweeper",
         "websocket_core.unified_manager",
     ),
     (
