@@ -59,6 +59,14 @@ _COUNTERS: Final = {
         "websocket_uncut_connections",
         "Connections that were given up while their socket stayed, because the server offers no way to cut it.",
     ),
+    "feed_replacements": (
+        "websocket_feed_replacements",
+        "Subscribers of a shared log that heard nothing any more, or were cut off, and were replaced.",
+    ),
+    "foreign_entries": (
+        "websocket_foreign_entries",
+        "Times that something in a shared log, which no process here wrote so, was passed over.",
+    ),
     "isolation_violations": (
         "isolation_violations",
         "Entries that came up for a connection that may not read them. Anything but 0 is a defect.",
@@ -81,6 +89,8 @@ class Metrics:
     refusals: int
     stale: int
     uncut: int
+    feed_replacements: int
+    foreign_entries: int
     isolation_violations: int
 
     def __init__(self) -> None:

@@ -95,7 +95,7 @@ class UnifiedWebSocketManager:
         )
         self._log, self.state = open_backend(
             log, state, namespace=namespace, retention=self.retention, limits=self.limits,
-            clock=clock, monotonic=monotonic, entropy=entropy, rng=rng,
+            clock=clock, monotonic=monotonic, entropy=entropy, rng=rng, metrics=self.metrics,
         )  # fmt: skip
         self.appender = Appender(
             self._log, retry=retry or RetryPolicy(), metrics=self.metrics, monotonic=monotonic, rng=rng

@@ -6,12 +6,13 @@ import logging
 import random
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from websocket_core.errors import InvalidConfiguration
 from websocket_core.limits import Limits, Retention
 from websocket_core.log import LogStore
 from websocket_core.logs.memory import MemoryLog
+from websocket_core.metrics import Metrics
 from websocket_core.state import MemoryState, SharedState
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def open_backend(
     monotonic: Callable[[], float],
     entropy: Callable[[int], bytes],
     rng: random.Random | None,
+    metrics: Metrics | None = None,
 ) -> tuple[LogStore, SharedState]:
     """The log behind a URL, or the one that was given, and the state that goes with it where none was given.
 
@@ -51,7 +53,10 @@ def open_backend(
     process with the same URL and namespace. Raises `InvalidConfiguration`.
     """
     if isinstance(log, str) and log.partition("://")[0] in REDIS_SCHEMES:
-        shared = _redis(log, namespace, retention, limits, monotonic, entropy, rng)
+        shared = _redis(
+            log, retention, namespace=namespace, limits=limits, metrics=metrics,
+            clock=clock, monotonic=monotonic, entropy=entropy, rng=rng,
+        )  # fmt: skip
         return shared, state or shared.state(per_user=limits.known_connections, clock=clock)
     memory = MemoryState(age=retention.age, per_user=limits.known_connections, clock=clock, monotonic=monotonic)
     if not isinstance(log, str):
@@ -68,19 +73,11 @@ def open_backend(
     raise InvalidConfiguration(f"there is no log for the scheme {scheme[:32]!r}: use 'memory://' or 'redis://'")
 
 
-def _redis(
-    url: str,
-    namespace: str,
-    retention: Retention,
-    limits: Limits,
-    monotonic: Callable[[], float],
-    entropy: Callable[[int], bytes],
-    rng: random.Random | None,
-) -> RedisLog:
+def _redis(url: str, retention: Retention, **options: Any) -> RedisLog:
     try:
         from websocket_core.logs.redis import RedisLog
     except ModuleNotFoundError as error:
         if error.name != "redis":
             raise
         raise InvalidConfiguration("this log needs redis: install unified-websocket[redis]") from None
-    return RedisLog(url, retention, limits=limits, namespace=namespace, monotonic=monotonic, entropy=entropy, rng=rng)
+    return RedisLog(url, retention, **options)

@@ -7,11 +7,13 @@ is published is copied to the readers of every process; what does not join is re
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
 from websocket_core.control import CONTROL
 from websocket_core.events import Event, random_text
@@ -20,13 +22,33 @@ from websocket_core.limits import Limits, Retention
 from websocket_core.log import Batch, Entry, GapReason, Position
 from websocket_core.logs.redis.exchange import Command, Exchange, Script
 from websocket_core.logs.redis.feed import Feed
-from websocket_core.logs.redis.names import Namespace
+from websocket_core.logs.redis.names import Names, Namespace
+from websocket_core.logs.redis.packing import packed_event, published_entry, stored_entry
 from websocket_core.logs.redis.recent import Acknowledged
 from websocket_core.logs.redis.state import RedisState
+from websocket_core.metrics import Metrics
+
+logger = logging.getLogger(__name__)
 
 HEAD_SECONDS: Final = 30 * 86_400
 """How long the head of a log is remembered after its last use."""
 TIMEOUT: Final = 2.0
+PLACES: Final = 8_192
+"""Of so many logs this process remembers what their keys are called."""
+SPARE_BYTES: Final = 1_048_576
+"""So much larger than an event may be here, an entry is still read: another process may have other limits."""
+RANDOM_BYTES: Final = 12
+"""Of each append: half for its mark, and half for the epoch of a log that has none."""
+RANDOM_AT_ONCE: Final = 64
+"""So many appends share one call of the source of randomness."""
+
+
+class Place(NamedTuple):
+    """A log in Redis: its names, and how every command that appends to it begins."""
+
+    names: Names
+    owner: bytes
+    fixed: tuple[Any, ...]
 
 
 class RedisLog:
@@ -45,7 +67,8 @@ class RedisLog:
         limits: Limits | None = None,
         namespace: str = "unified-websocket",
         timeout: float = TIMEOUT,
-        healed: Callable[[], None] = lambda: None,
+        metrics: Metrics | None = None,
+        clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         entropy: Callable[[int], bytes] = os.urandom,
         rng: random.Random | None = None,
@@ -57,10 +80,14 @@ class RedisLog:
         self._events = retention.events
         self._bytes = retention.bytes
         self._age = int(retention.age * 1000)
-        self._batch_bytes = (limits or Limits()).batch_bytes
+        limits = limits or Limits()
+        self._batch_bytes = limits.batch_bytes
+        self._entry_bytes = limits.event_bytes + SPARE_BYTES
+        self._place = lru_cache(PLACES)(self._place_of)
         self._timeout = timeout
-        self._healed = healed
+        self._metrics = metrics or Metrics()
         self._monotonic = monotonic
+        self._clocks = monotonic() - clock()
         self._entropy = entropy
         self._rng = rng or random.SystemRandom()
         self._skew = skew
@@ -68,7 +95,9 @@ class RedisLog:
         self._read_script = Script.load("read")
         self._open_script = Script.load("open")
         self._forget_script = Script.load("forget")
-        self._clock_offset: float | None = None
+        self._name = random_text(entropy, 9)
+        self.channel = self._names.plain(f"process:{self._name}")
+        """Where this process can be told, by `PUBLISH` with anything but an empty text, to look after its runs."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._begin()
 
@@ -78,6 +107,7 @@ class RedisLog:
         self._writing: Exchange | None = None
         self._reading: Exchange | None = None
         self._feed: Feed | None = None
+        self._random: list[str] = []  # of this process alone: a forked one comes with a loop of its own
 
     def _come_to_loop(self) -> None:
         """Begin anew where the running loop is another than before."""
@@ -126,27 +156,33 @@ class RedisLog:
             copied = hub.after(after, limit, self._batch_bytes)
             if copied is not None:
                 return copied
-        names = self._names.of_log(log)
+        names = self._place(log).names
         place = ("", 0, "") if after is None else after
-        arguments = (self._skew_ms(), self._age, limit, self._batch_bytes, *place)
+        arguments = (self._skew_ms(), self._age, limit, self._batch_bytes, self._entry_bytes, *place)
         answer = await self.reader.run(self._read_script, (names.meta, names.entries), arguments)
         if not answer:
             return Batch(None, (), False, GapReason.NEW_EPOCH if after is not None else None)
-        epoch, reason, start, start_mark, more, found = answer
+        epoch, reason, start, start_mark, more, foreign, *found = answer
         life = epoch.decode()
-        entries = [self.entry(log, life, fields) for fields in found]
+        entries: list[Entry] = []
+        for offset, packed in zip(found[::2], found[1::2], strict=True):
+            try:
+                entries.append(stored_entry(log, life, offset, packed, self._clocks))
+            except (ValueError, OverflowError):
+                foreign += 1
+        if foreign:
+            self._passed_over(foreign)
         gap = GapReason(reason.decode()) if reason else None
         return Batch(Position(life, start, start_mark.decode()), entries, bool(more), gap)
 
     async def control(self, log: LogName) -> Entry | None:
-        packed, epoch = await self.reader.submit("HMGET", self._names.of_log(log).meta, "c", "e")
-        if packed is None:
-            return None
-        offset, mark, prev, at, event_id, owner, body = packed.split(b"\n", 6)
-        fields = (int(offset), mark, prev, at, event_id, b"=" + CONTROL.encode(), b"", owner, body)
-        return self.entry(log, epoch.decode(), fields)
+        published: bytes | None = await self.reader.submit("HGET", self._place(log).names.meta, "c")
+        return None if published is None else self._published(log, published)
 
     def watch(self, log: LogName, wake: Callable[[], None]) -> Callable[[], None]:
+        return self._follower().follow(log, wake)
+
+    def _follower(self) -> Feed:
         self._come_to_loop()
         if self._feed is None:
             self._feed = Feed(
@@ -154,39 +190,52 @@ class RedisLog:
                 self._names,
                 self.reader,
                 timeout=self._timeout,
-                entry=self.entry,
-                probe=random_text(self._entropy, 9),
+                entry=self._published,
+                probe=self._name,
                 healed=self._healed,
                 rng=self._rng,
                 monotonic=self._monotonic,
             )
-        return self._feed.follow(log, wake)
+        return self._feed
+
+    def _healed(self) -> None:
+        self._metrics.feed_replacements += 1
+
+    async def check(self) -> None:
+        """See whether Redis answers both connections and takes a write. Raises `LogUnavailable`."""
+        alive = self._names.plain(f"alive:{self._name}")
+        await asyncio.gather(self._writer.submit("SET", alive, "", "PX", 10_000), self.reader.submit("PING"))
 
     async def append(self, log: LogName, event: Event) -> Position:
-        answer = await self._writer.run(self._append_script, *self._append_command(log, event))
-        epoch, offset, mark = answer
-        position = Position(epoch.decode(), offset, mark.decode())
+        place = self._place(log)
+        keys = place.names[:3]
+        answer: bytes = await self._writer.run(self._append_script, keys, (*place.fixed, *self._said_of(event, place)))
+        epoch, offset, mark = answer.decode().split(" ")
+        position = Position(epoch, int(offset), mark)
         self._acknowledged.add(log, event, position)
         return position
 
-    def _append_command(
-        self, log: LogName, event: Event, was: Position | None = None
-    ) -> tuple[Sequence[str], Sequence[Any]]:
+    def _place_of(self, log: LogName) -> Place:
         names = self._names.of_log(log)
-        arguments = (
-            self._skew_ms(), self._age, self._events, self._bytes, HEAD_SECONDS * 1000, names.channel,
-            self._new_epoch(), log.name, event.id, random_text(self._entropy, 6), _marked(event.connection_id),
-            _marked(event.thread_id), event.body, int(event.connection_id == CONTROL),
-            *(() if was is None else (was.epoch, was.offset)),
-        )  # fmt: skip
-        return (names.meta, names.entries, names.ids), arguments
+        fixed = (self._age, self._events, self._bytes, HEAD_SECONDS * 1000, names.channel)
+        return Place(names, log.name.encode(), fixed)
+
+    def _said_of(self, event: Event, place: Place) -> tuple[Any, ...]:
+        """What the script that appends is told of an event."""
+        if not self._random:
+            text = random_text(self._entropy, RANDOM_BYTES * RANDOM_AT_ONCE)
+            size = len(text) // RANDOM_AT_ONCE
+            self._random = [text[start : start + size] for start in range(0, len(text), size)]
+        control = int(event.connection_id == CONTROL)
+        return self._skew_ms(), self._random.pop(), event.id, packed_event(event, place.owner), control
 
     def _lately(self) -> list[Command]:
         """What was acknowledged in the last seconds, to be appended again by id."""
         commands: list[Command] = [("SCRIPT", "LOAD", self._append_script.text)]
         for recent in self._acknowledged:
-            keys, arguments = self._append_command(recent.log, recent.event, recent.position)
-            commands.append(("EVALSHA", self._append_script.digest, len(keys), *keys, *arguments))
+            place = self._place(recent.log)
+            said = (*self._said_of(recent.event, place), recent.position.epoch, recent.position.offset)
+            commands.append(("EVALSHA", self._append_script.digest, 3, *place.names[:3], *place.fixed, *said))
         return commands if len(commands) > 1 else []
 
     async def forget(self, log: LogName) -> None:
@@ -205,31 +254,21 @@ class RedisLog:
                 await held.close()
         self._feed = self._writing = self._reading = None
 
-    def entry(self, log: LogName, epoch: str, fields: Sequence[Any]) -> Entry:
-        """An entry as Redis has it: offset, mark, prev, when in ms, id, connection id, thread id, owner, body."""
-        offset, mark, prev, at, event_id, connection, thread, owner, body = fields
-        event = Event(event_id.decode(), body, _unmarked(connection), _unmarked(thread))
-        # The owner as it is stored, to be compared with the log that was asked for.
-        named = LogName(log.kind, owner.decode())
-        return Entry(named, epoch, int(offset), mark.decode(), prev.decode(), event, self._known_at(int(at) / 1000))
+    def _published(self, log: LogName, data: bytes) -> Entry | None:
+        """The entry of a push; None for anything else."""
+        try:
+            return published_entry(log, data, self._clocks)
+        except (ValueError, OverflowError):
+            if data:
+                self._passed_over(1)
+            return None
 
-    def _known_at(self, seconds: float) -> float:
-        """A time of the server's clock in ours. The difference is taken once, from the first entry that is seen."""
-        if self._clock_offset is None:
-            self._clock_offset = self._monotonic() - seconds
-        return seconds + self._clock_offset
+    def _passed_over(self, foreign: int) -> None:
+        self._metrics.foreign_entries += foreign
+        logger.warning("something in Redis is no entry of a log and was passed over", extra={"entries": foreign})
 
     def _new_epoch(self) -> str:
         return random_text(self._entropy, 6)
 
     def _skew_ms(self) -> int:
         return int(self._skew() * 1000)
-
-
-def _marked(text: str | None) -> str:
-    """As it is stored: nothing is not the same as an empty text."""
-    return "" if text is None else f"={text}"
-
-
-def _unmarked(stored: bytes) -> str | None:
-    return stored[1:].decode() if stored else None

@@ -1,79 +1,99 @@
 -- Append one event: deduplicate, number, chain, store, trim and publish, in one atomic step.
 -- KEYS: meta, entries, ids
--- ARGV: skew ms, age ms, most events, most bytes, head ms, channel, epoch if there is none, owner,
---       event id, mark, "" or = and the connection id, the same of the thread id, body, control (0 or 1),
---       and where it was acknowledged before, if this Redis may have forgotten it: epoch, offset
--- Answer: epoch, offset, mark
-if redis.replicate_commands then redis.replicate_commands() end
+-- ARGV: age ms, most events, most bytes, head ms, channel; then of this event: skew ms, 16 random characters, event id,
+--       labels and body, control (0 or 1), and where it was acknowledged before, if this Redis may have forgotten it:
+--       epoch, offset
+-- Answer: epoch, offset and mark with spaces between
+-- An entry is mark, prev, ms, event id and labels (connection, thread, owner), with \31 between, then \n and the body.
+local call = redis.call
 local meta, entries, ids = KEYS[1], KEYS[2], KEYS[3]
-local id, mark, body = ARGV[9], ARGV[10], ARGV[13]
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[1]
-local age = tonumber(ARGV[2])
+local age, most, most_bytes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local id, mark = ARGV[8], string.sub(ARGV[7], 9)
+local time = call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[6]
 
-local known = redis.call('HMGET', meta, 'e', 'o', 'm', 'b')
-local epoch, head, prev, bytes = known[1], tonumber(known[2]), known[3], tonumber(known[4])
-if not epoch then
-  epoch, head, prev, bytes = ARGV[7], 0, '', 0
-  redis.call('HSET', meta, 'e', epoch, 'o', head, 'm', prev, 'b', bytes) -- first: a server that is full refuses it
-  redis.call('DEL', entries, ids) -- entries without their meta belong to a life that is over
+local known = call('HMGET', meta, 'e', 'o', 'm', 'b', 'f', 't', 'x')
+local epoch, head, prev, bytes = known[1], tonumber(known[2]), known[3], tonumber(known[4]) or 0
+-- the oldest entry that is retained, or the next if none is; when that was; when to prolong what expires
+local first, first_at, fresh = tonumber(known[5]) or 1, tonumber(known[6]) or now, tonumber(known[7]) or 0
+
+local function begin_life()
+  epoch, head, prev, bytes, first, first_at, fresh = string.sub(ARGV[7], 1, 8), 0, '', 0, 1, now, 0
+  call('HSET', meta, 'e', epoch, 'o', 0, 'm', '') -- first: a server that is full refuses it
+  call('HDEL', meta, 'c')
+  call('DEL', entries, ids) -- of a life that is over
 end
 
-local function field(pairs_, name)
-  for i = 1, #pairs_, 2 do
-    if pairs_[i] == name then return pairs_[i + 1] end
+local function body_of(text) return #text - (string.find(text, '\n', 1, true) or 0) end
+
+local function entry_at(offset)
+  local name = offset .. '-0'
+  local held = call('XRANGE', entries, name, name)[1]
+  if held then return string.match(held[2][2], '^([^\31]*)\31[^\31]*\31(%d+)\31([^\31]*)') end
+end
+
+if not epoch then begin_life() end
+
+if ARGV[11] == epoch and tonumber(ARGV[12]) <= head then
+  local held, _, whose = entry_at(ARGV[12])
+  if not held or whose == id then return epoch .. ' ' .. ARGV[12] .. ' ' .. (held or mark) end -- was not forgotten
+end
+
+local offset = head + 1
+if call('HSETNX', ids, id, offset) == 0 then
+  local there = call('HGET', ids, id)
+  local held, at, whose = entry_at(there)
+  if whose == id and tonumber(at) >= now - age then return epoch .. ' ' .. there .. ' ' .. held end
+  call('HSET', ids, id, offset)
+end
+
+local packed = table.concat({mark, prev, now, id, ARGV[9]}, '\31')
+if type(redis.pcall('XADD', entries, offset .. '-0', 'd', packed)) == 'table' then
+  begin_life() -- what stands there is none of ours, and higher
+  offset, packed = 1, table.concat({mark, '', now, id, ARGV[9]}, '\31')
+  call('HSETNX', ids, id, 1)
+  call('XADD', entries, '1-0', 'd', packed)
+end
+bytes = bytes + body_of(ARGV[9])
+
+local count = offset - first + 1
+if call('HLEN', ids) ~= count then -- the keys expired, or somebody else had a hand in them
+  first, first_at, bytes, fresh = offset, now, 0, 0
+  call('DEL', ids)
+  for _, held in ipairs(call('XRANGE', entries, '-', '+')) do
+    local number = tonumber(string.match(held[1], '^(%d+)%-0$'))
+    local at, whose = string.match(held[2][2], '^[^\31]*\31[^\31]*\31(%d+)\31([^\31]*)')
+    if number and whose then
+      if number < first then first, first_at = number, tonumber(at) end
+      call('HSET', ids, whose, number)
+      bytes = bytes + body_of(held[2][2])
+    end
   end
+  count = offset - first + 1
 end
 
-local function drop(entry)
-  redis.call('HDEL', ids, field(entry[2], 'i'))
-  redis.call('XDEL', entries, entry[1])
-  bytes = bytes - #field(entry[2], 'b')
+while count > 1 and (count > most or bytes > most_bytes or first_at < now - age) do
+  local oldest = call('XRANGE', entries, '-', '+', 'COUNT', 2)
+  if not oldest[2] then break end
+  local whose = string.match(oldest[1][2][2], '^[^\31]*\31[^\31]*\31%d+\31([^\31]*)')
+  if whose and whose ~= id then call('HDEL', ids, whose) end
+  call('XDEL', entries, oldest[1][1])
+  bytes = bytes - body_of(oldest[1][2][2])
+  first = tonumber(string.match(oldest[2][1], '^%d+'))
+  first_at = tonumber(string.match(oldest[2][2][2], '^[^\31]*\31[^\31]*\31(%d+)')) or now
+  count = offset - first + 1
 end
 
-local function oldest()
-  return redis.call('XRANGE', entries, '-', '+', 'COUNT', 1)[1]
+local refresh = now >= fresh
+if refresh then fresh = now + math.floor(age / 8) end
+call('HSET', meta, 'o', offset, 'm', mark, 'b', bytes, 'f', first, 't', first_at, 'x', fresh)
+if refresh then
+  local lasts = math.floor(age / 8) + age
+  call('PEXPIRE', entries, lasts)
+  call('PEXPIRE', ids, lasts)
+  call('PEXPIRE', meta, math.max(lasts, tonumber(ARGV[4])))
 end
-
-local entry = oldest()
-if not entry then bytes = 0 end
-while entry and tonumber(field(entry[2], 't')) < now - age do
-  drop(entry)
-  entry = oldest()
-end
-
-local there = redis.call('HGET', ids, id)
-if there then
-  local held = redis.call('XRANGE', entries, there .. '-0', there .. '-0')[1]
-  if held then
-    redis.call('HSET', meta, 'b', bytes)
-    return {epoch, tonumber(there), field(held[2], 'm')}
-  end
-end
-
-if ARGV[15] == epoch and tonumber(ARGV[16]) <= head
-    and (not entry or tonumber(ARGV[16]) < tonumber(string.match(entry[1], '^%d+'))) then
-  redis.call('HSET', meta, 'b', bytes)
-  return {epoch, tonumber(ARGV[16]), mark} -- was not forgotten: it is retained no more
-end
-
-local offset = string.format('%d', head + 1)
-redis.call('XADD', entries, offset .. '-0', 'i', id, 'm', mark, 'p', prev, 't', string.format('%d', now),
-  'c', ARGV[11], 'h', ARGV[12], 'n', ARGV[8], 'b', body)
-redis.call('HSET', ids, id, offset)
-bytes = bytes + #body
-local count = redis.call('XLEN', entries)
-while count > tonumber(ARGV[3]) or (bytes > tonumber(ARGV[4]) and count > 1) do
-  drop(oldest())
-  count = count - 1
-end
-redis.call('HSET', meta, 'e', epoch, 'o', offset, 'm', mark, 'b', bytes)
-if ARGV[14] == '1' then
-  redis.call('HSET', meta, 'c', table.concat({offset, mark, prev, string.format('%d', now), id, ARGV[8], body}, '\n'))
-end
-redis.call('PEXPIRE', entries, age)
-redis.call('PEXPIRE', ids, age)
-redis.call('PEXPIRE', meta, ARGV[5])
-redis.call('PUBLISH', ARGV[6],
-  table.concat({epoch, offset, mark, prev, string.format('%d', now), id, ARGV[11], ARGV[12], ARGV[8], body}, '\n'))
-return {epoch, tonumber(offset), mark}
+local published = epoch .. '\31' .. offset .. '\31' .. packed
+if ARGV[10] == '1' then call('HSET', meta, 'c', published) end
+call('PUBLISH', ARGV[5], published)
+return epoch .. ' ' .. offset .. ' ' .. mark

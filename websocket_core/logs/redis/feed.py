@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 from redis.exceptions import RedisError
@@ -86,7 +86,7 @@ class Feed:
         exchange: Exchange,
         *,
         timeout: float,
-        entry: Callable[[LogName, str, Sequence[Any]], Entry],
+        entry: Callable[[LogName, bytes], Entry | None],
         probe: str,
         healed: Callable[[], None],
         rng: random.Random,
@@ -96,7 +96,7 @@ class Feed:
         self._exchange = exchange
         self._client = connect(url, timeout=timeout)
         self._entry_of = entry
-        self._probe_channel = names.plain(f"probe:{probe}")
+        self._probe_channel = names.plain(f"process:{probe}")
         self._healed = healed
         self._rng = rng
         self._monotonic = monotonic
@@ -218,11 +218,4 @@ class Feed:
 
     def _entry(self, log: LogName, data: bytes) -> Entry | None:
         """The entry of a push; None for anything else."""
-        epoch, _, rest = data.partition(b"\n")
-        fields = rest.split(b"\n", 8)
-        if len(fields) != 9:
-            return None
-        try:
-            return self._entry_of(log, epoch.decode(), fields)
-        except (ValueError, OverflowError):
-            return None
+        return self._entry_of(log, data)

@@ -4,7 +4,7 @@
 -- Answer: epoch, offset, mark
 local known = redis.call('HMGET', KEYS[1], 'e', 'o', 'm')
 if not known[1] then
-  redis.call('HSET', KEYS[1], 'e', ARGV[1], 'o', 0, 'm', '', 'b', 0) -- first: a server that is full refuses it
+  redis.call('HSET', KEYS[1], 'e', ARGV[1], 'o', 0, 'm', '') -- first: a server that is full refuses it
   redis.call('DEL', KEYS[2], KEYS[3])
   known = {ARGV[1], '0', ''}
 end

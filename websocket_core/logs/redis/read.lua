@@ -1,79 +1,94 @@
 -- Read after a position, or from the oldest entry. Changes nothing.
 -- KEYS: meta, entries
--- ARGV: skew ms, age ms, limit, most bytes, epoch or "" for none, offset, mark
--- Answer: false if there is no log; else epoch, reason or "", start offset, start mark, whether more follow, and the
---         entries as {offset, mark, prev, ms, id, connection id, thread id, owner, body}
+-- ARGV: skew ms, age ms, limit, most bytes, most bytes of one entry, epoch or "" for none, offset, mark
+-- Answer: false if there is no log; else {epoch, reason or "", start offset, start mark, whether more follow, how many
+--         were passed over that are none of ours, offset, entry, offset, entry ...}
+local call = redis.call
 local meta, entries = KEYS[1], KEYS[2]
-local time = redis.call('TIME')
+local limit, most, most_of_one = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local time = call('TIME')
 local cutoff = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[1] - ARGV[2]
-local known = redis.call('HMGET', meta, 'e', 'o', 'm')
+local known = call('HMGET', meta, 'e', 'o', 'm')
 local epoch, head, head_mark = known[1], tonumber(known[2]), known[3]
 if not epoch then return false end
 
-local function field(entry, name)
-  for i = 1, #entry[2], 2 do
-    if entry[2][i] == name then return entry[2][i + 1] end
+local foreign = 0
+
+-- entries up to the head as {number, packed}; those that are none of ours are counted and passed over
+local function range(first, limit)
+  local from, found = string.format('%d-0', first), {}
+  while first <= head do
+    local held = call('XRANGE', entries, from, string.format('%d-0', head), 'COUNT', limit)
+    for _, entry in ipairs(held) do
+      local number, packed = tonumber(string.match(entry[1], '^(%d+)%-0$')), entry[2][2]
+      if number and #packed <= most_of_one and string.find(packed, '^[^\31\n]*\31[^\31\n]*\31%d+\31') then
+        found[#found + 1] = {number, packed}
+      else
+        foreign = foreign + 1
+      end
+    end
+    if #found > 0 or #held < limit then break end
+    from = '(' .. held[#held][1]
   end
+  return found
 end
 
-local function at(offset)
-  local id = string.format('%d-0', offset)
-  return redis.call('XRANGE', entries, id, id)[1]
-end
+local function prev_of(entry) return string.match(entry[2], '^[^\31]*\31([^\31]*)') end
 
-local function young(entry) return tonumber(field(entry, 't')) >= cutoff end
+local function young(entry) return tonumber(string.match(entry[2], '^[^\31]*\31[^\31]*\31(%d+)')) >= cutoff end
 
 -- the oldest entry that is retained: those before it are too old, and go with the next append
-local first
-local oldest = redis.call('XRANGE', entries, '-', '+', 'COUNT', 1)[1]
-if oldest then
-  first = tonumber(string.match(oldest[1], '^%d+'))
-  if not young(oldest) then
-    local low, high = first, head + 1 -- low is too old, high is not
-    while high - low > 1 do
-      local middle = math.floor((low + high) / 2)
-      local entry = at(middle)
-      if entry and young(entry) then high = middle else low = middle end
+local function oldest()
+  local entry = range(1, 16)[1]
+  if not entry or young(entry) then return entry end
+  local low, high, found = entry[1], head + 1, nil -- low is too old, high is not
+  while high - low > 1 do
+    local middle = range(math.floor((low + high) / 2), 1)[1]
+    if not middle or middle[1] >= high then
+      high = math.floor((low + high) / 2)
+    elseif young(middle) then
+      high, found = middle[1], middle
+    else
+      low = middle[1]
     end
-    first = high <= head and high or nil
   end
+  return found
 end
 
-local reason, start, start_mark = '', nil, nil
-if ARGV[5] ~= '' then
-  local offset, mark = tonumber(ARGV[6]), ARGV[7]
-  if ARGV[5] ~= epoch then
-    reason = 'new_epoch'
-  elseif offset > head then
-    reason = 'diverged'
-  elseif offset == head then
-    if mark ~= head_mark then reason = 'diverged' end
-  elseif first and offset + 1 >= first then
-    local next_ = at(offset + 1)
-    if not next_ or field(next_, 'p') ~= mark then reason = 'diverged' end
+local reason, start, start_mark, found = '', nil, nil, nil
+local offset, mark = tonumber(ARGV[7]), ARGV[8]
+if ARGV[6] == epoch and offset == head then
+  if mark == head_mark then start, start_mark, found = offset, mark, {} else reason = 'diverged' end
+elseif ARGV[6] == epoch and offset < head then
+  found = range(offset + 1, limit)
+  local next_ = found[1]
+  if next_ and next_[1] == offset + 1 and young(next_) then
+    if prev_of(next_) == mark then start, start_mark = offset, mark else reason = 'diverged' end
   else
-    reason = 'trimmed'
+    local first = oldest()
+    reason = first and first[1] <= offset + 1 and 'diverged' or 'trimmed'
   end
-  if reason == '' then start, start_mark = offset, mark end
+elseif ARGV[6] == epoch then
+  reason = 'diverged'
+elseif ARGV[6] ~= '' then
+  reason = 'new_epoch'
 end
 if not start then
+  local first = oldest()
   if first then
-    start, start_mark = first - 1, field(at(first), 'p')
+    start, start_mark, found = first[1] - 1, prev_of(first), range(first[1], limit)
   else
-    start, start_mark = head, head_mark
+    start, start_mark, found = head, head_mark, {}
   end
 end
 
-local limit, most = tonumber(ARGV[3]), tonumber(ARGV[4])
-local found, size = {}, 0
-if start < head then
-  for _, entry in ipairs(redis.call('XRANGE', entries, string.format('%d-0', start + 1), '+', 'COUNT', limit)) do
-    local body = field(entry, 'b')
-    size = size + #body
-    if #found > 0 and size > most then break end
-    found[#found + 1] = {tonumber(string.match(entry[1], '^%d+')), field(entry, 'm'), field(entry, 'p'),
-      field(entry, 't'), field(entry, 'i'), field(entry, 'c'), field(entry, 'h'), field(entry, 'n'), body}
-  end
+local answer, size, last = {epoch, reason, start, start_mark, 0, foreign}, 0, nil
+for _, entry in ipairs(found) do
+  size = size + #entry[2]
+  if last and size > most then break end
+  answer[#answer + 1] = entry[1]
+  answer[#answer + 1] = entry[2]
+  last = entry[1]
 end
-local last = #found > 0 and found[#found][1] or start
-return {epoch, reason, start, start_mark, (#found > 0 and last < head) and 1 or 0, found}
+if last and last < head then answer[5] = 1 end
+return answer
