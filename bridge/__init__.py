@@ -12,17 +12,21 @@ if TYPE_CHECKING:
     from bridge.agent_bridge import AgentWebSocketBridge
     from bridge.agent_run import AgentRun, RunCancelled, ToolCall
     from bridge.context import RunContext, UserExecutionContext
+    from websocket_core.approvals import Decision
 
 _HOMES: Final = {
     "AgentRun": "agent_run",
     "AgentWebSocketBridge": "agent_bridge",
+    "Decision": "approvals",
     "RunCancelled": "agent_run",
     "RunContext": "context",
     "ToolCall": "agent_run",
     "UserExecutionContext": "context",
 }
 
-__all__ = ["AgentRun", "AgentWebSocketBridge", "RunCancelled", "RunContext", "ToolCall", "UserExecutionContext"]
+__all__ = [
+    "AgentRun", "AgentWebSocketBridge", "Decision", "RunCancelled", "RunContext", "ToolCall", "UserExecutionContext",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -8,20 +8,23 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
+from bridge.approvals import Approval
 from bridge.deltas import DeltaBuffer
 from bridge.run_channel import RunChannel, check_name
+from websocket_core.appender import TURN
+from websocket_core.approvals import Decision
 from websocket_core.errors import InvalidEvent
 from websocket_core.events import (
     AGENT_COMPLETED,
     AGENT_ERROR,
-    AGENT_STARTED,
     AGENT_THINKING,
     MESSAGE_DELTA,
     TOOL_COMPLETED,
     TOOL_EXECUTING,
     TOOL_PROGRESS,
 )
-from websocket_core.outbox import TURN
+from websocket_core.leases import terminal_id
+from websocket_core.run_keeper import HeldRun
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +67,10 @@ class AgentRun:
         self._stops = 0
         self._cancelling = 0
         self._task: asyncio.Task[Any] | None = None
+        self._held: HeldRun | None = None
         self._close: Callable[[], None] | None = None
         self._tools: dict[str, ToolCall] = {}
+        self._approvals: list[Approval] = []
         self._children: dict[AgentRun, None] = {}
         self._deltas: dict[str, DeltaBuffer] = {}
         self._message_id: str | None = None
@@ -83,15 +88,12 @@ class AgentRun:
         self._began = self._channel.monotonic()
         started_id = self._channel.new_id()
         # Derived, so that whoever ends this run appends the same id, and the log holds it once.
-        self._terminal_id = f"{started_id}.end"
-        self._told = self._channel.outbox.reserve()
-        data: dict[str, Any] = {"agent": self.agent}
-        if self.parent_run_id is not None:
-            data["parent_run_id"] = self.parent_run_id
-        if self._told:
-            self._told = self._channel.open(AGENT_STARTED, data, self.run_id, event_id=started_id)
-        else:
-            self._drop()
+        self._terminal_id = terminal_id(started_id)
+        self._told, self._held = self._channel.begin(
+            self.agent, self.run_id, parent_run_id=self.parent_run_id, started_id=started_id, stop=self._stop
+        )
+        if not self._told:
+            logger.warning("the outbox is full: a run is not told to its user")
         self.status = "open"
         if self._parent is not None:
             self._parent._children[self] = None
@@ -143,6 +145,8 @@ class AgentRun:
             child._end(error or asyncio.CancelledError())
         for tool in list(self._tools.values()):
             tool._end(error or asyncio.CancelledError())
+        for approval in self._approvals:
+            approval.end()
         self._flush()
         data: dict[str, Any] = {
             "agent": self.agent,
@@ -157,24 +161,25 @@ class AgentRun:
             event_type = AGENT_ERROR
             reason = "timeout" if isinstance(error, TimeoutError) else "exception"
             data |= {"error": self._channel.describe(error), "error_type": type(error).__name__, "reason": reason}
-        if self._told:
-            self._channel.put(
-                event_type,
-                data,
-                self.run_id,
-                event_id=self._terminal_id,
-                reserved=True,
-                optional=("result",),
-            )
+        told = False
+        try:
+            if self._told:
+                told = self._channel.put(
+                    event_type,
+                    data,
+                    self.run_id,
+                    event_id=self._terminal_id,
+                    reserved=True,
+                    optional=("result",),
+                    held=self._held,
+                )
+        finally:
+            if self._held is not None:
+                self._channel.open_runs.release(self._held, told=told)
         if self._parent is not None:
             self._parent._children.pop(self, None)
         if self._close is not None:
             self._close()
-
-    def _drop(self) -> None:
-        """There is no room for the end of this run, so nothing of it is told but that something was dropped."""
-        logger.warning("the outbox is full: a run is not told to its user")
-        self._channel.outbox.drop()
 
     def _flush(self) -> None:
         for buffer in self._deltas.values():
@@ -185,7 +190,7 @@ class AgentRun:
             raise RuntimeError("the run is not open; use it inside its `async with`")
         self._flush()
         if self._told:
-            self._channel.put(event_type, data, self.run_id)
+            self._channel.put(event_type, data, self.run_id, held=self._held)
             await self._channel.outbox.settled()
 
     async def thinking(self, thought: str, **extra: object) -> None:
@@ -236,9 +241,32 @@ class AgentRun:
         def send(start: int, text: str) -> None:
             if self._told:
                 data = {"message_id": message_id, "start": start, "text": text}
-                self._channel.put(MESSAGE_DELTA, data, self.run_id)
+                self._channel.put(MESSAGE_DELTA, data, self.run_id, held=self._held)
 
         return send
+
+    async def approval(
+        self,
+        message: str | None = None,
+        *,
+        approval_id: str | None = None,
+        tool_call_id: str | None = None,
+        timeout: float | None = None,
+        **extra: object,
+    ) -> Decision:
+        """Ask the user, and wait for the decision, wherever it is given: `approval_requested`, then
+        `approval_resolved`. The first decision stands. Raises `TimeoutError` after `timeout` seconds, and
+        `InvalidEvent` for an `approval_id` that is open."""
+        if self.status != "open":
+            raise RuntimeError("the run is not open; use it inside its `async with`")
+        approval_id = approval_id or self._channel.new_id()
+        named = {"approval_id": approval_id, "message": message, "tool_call_id": tool_call_id}
+        approval = Approval(self._channel, self.run_id, approval_id, held=self._held, told=self._told)
+        self._approvals.append(approval)
+        self._flush()
+        return await approval.wait(
+            {**extra, **{key: value for key, value in named.items() if value is not None}}, timeout
+        )
 
     def interrupt(self) -> None:
         """Let the run end with the status `interrupted`: it waits for somebody and will be taken up again."""
@@ -290,7 +318,7 @@ class ToolCall:
         self._told = run._told and channel.outbox.reserve()
         data = {"tool": self.name, "tool_call_id": self.tool_call_id, "arguments": self.arguments}
         if self._told:
-            self._told = channel.open(TOOL_EXECUTING, data, run.run_id, optional=("arguments",))
+            self._told = channel.open(TOOL_EXECUTING, data, run.run_id, optional=("arguments",), held=run._held)
         elif run._told:
             channel.outbox.drop()
         self._open = True
@@ -333,4 +361,4 @@ class ToolCall:
         elif error is not None:
             data |= {"status": "error", "error": run._channel.describe(error)}
         if self._told:
-            run._channel.put(TOOL_COMPLETED, data, run.run_id, reserved=True, optional=("result",))
+            run._channel.put(TOOL_COMPLETED, data, run.run_id, reserved=True, optional=("result",), held=run._held)

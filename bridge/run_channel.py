@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from websocket_core.errors import InvalidEvent
-from websocket_core.events import EventEncoder, owner_part
+from websocket_core.events import AGENT_STARTED, Event, EventEncoder, owner_part
 from websocket_core.identity import UserId, text_fault
 from websocket_core.outbox import Outbox
+from websocket_core.run_keeper import HeldRun
 from websocket_core.runs import OpenRuns
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,35 @@ class RunChannel:
     def outbox(self) -> Outbox:
         return self._outbox()
 
+    def begin(
+        self, agent: str, run_id: str, *, parent_run_id: str | None, started_id: str, stop: Callable[[], None]
+    ) -> tuple[bool, HeldRun | None]:
+        """Hand the outbox `agent_started`, and keep a slot for the end of the run; whether both fit, and the run as
+        others know it, where there are others. `stop` is called when they end it."""
+        told = self.outbox.reserve()
+        started = None
+        if told:
+            data: dict[str, Any] = {"agent": agent}
+            if parent_run_id is not None:
+                data["parent_run_id"] = parent_run_id
+            try:
+                started = self._encode(AGENT_STARTED, data, run_id, started_id)
+            except BaseException:
+                self.outbox.release()
+                raise
+        keeper = self.open_runs.keeper
+        held = None
+        if keeper is not None:
+            held = keeper.open(self.user_id, run_id, self._thread_id, parent_run_id, agent, started, stop)
+        if started is None:
+            self.outbox.drop()
+        elif not self.outbox.put(started if held is None else held.marked(started)):
+            told = False
+            self.outbox.release()
+            if held is not None:
+                held.lease = held.lease._replace(started=None)
+        return told, held
+
     def describe(self, error: BaseException) -> str:
         """What the user is shown of the exception, as text that can be encoded."""
         try:
@@ -82,12 +112,13 @@ class RunChannel:
         *,
         event_id: str | None = None,
         optional: tuple[str, ...] = (),
+        held: HeldRun | None = None,
     ) -> bool:
         """Hand the outbox an event that another will close, for which a slot was reserved. False if it did not fit:
         then the slot is given back, and the other must not come either."""
         fits = False
         try:
-            fits = self.put(event_type, data, run_id, event_id=event_id, optional=optional)
+            fits = self.put(event_type, data, run_id, event_id=event_id, optional=optional, held=held)
         finally:
             if not fits:
                 self.outbox.release()
@@ -102,16 +133,15 @@ class RunChannel:
         event_id: str | None = None,
         reserved: bool = False,
         optional: tuple[str, ...] = (),
+        held: HeldRun | None = None,
     ) -> bool:
         """Hand an event to the outbox; False if it did not fit. Never waits.
 
         A value under one of the `optional` keys that is not JSON, or makes the event too big, is left out: the key is
         then null and `<key>_omitted` names its type. Anything else that is not JSON raises `InvalidEvent`.
         """
-        encode = self._encoder.encode
-        labels = {"run_id": run_id, "thread_id": self._thread_id, "event_id": event_id}
         try:
-            event = encode(event_type, data, self._owner, **labels)
+            event = self._encode(event_type, data, run_id, event_id)
         except InvalidEvent:
             if not any(data.get(key) is not None for key in optional):
                 raise
@@ -120,5 +150,8 @@ class RunChannel:
                 if data.get(key) is not None:
                     data[f"{key}_omitted"] = type(data[key]).__name__
                     data[key] = None
-            event = encode(event_type, data, self._owner, **labels)
-        return self.outbox.put(event, reserved=reserved)
+            event = self._encode(event_type, data, run_id, event_id)
+        return self.outbox.put(event if held is None else held.marked(event), reserved=reserved)
+
+    def _encode(self, event_type: str, data: Mapping[str, Any], run_id: str, event_id: str | None) -> Event:
+        return self._encoder.encode(event_type, data, self._owner, run_id, self._thread_id, event_id)

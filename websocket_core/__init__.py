@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from websocket_core.unified_emitter import UnifiedWebSocketEmitter
     from websocket_core.unified_manager import UnifiedWebSocketManager
     from websocket_core.unified_manager import UnifiedWebSocketManager as WebSocketManager
+    from websocket_core.worker import emitter_for
 
     websocket_manager: UnifiedWebSocketManager
 
@@ -56,6 +57,7 @@ _HOMES: Final = {
     "sync_emitter": ("SyncEmitter",),
     "unified_emitter": ("UnifiedWebSocketEmitter",),
     "unified_manager": ("UnifiedWebSocketManager",),
+    "worker": ("emitter_for",),
 }  # fmt: skip
 _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -65,7 +67,7 @@ __all__ = [
     "LogUnavailable", "MalformedCursor", "MalformedFrame", "ManagerClosed", "Position", "Principal", "Retention",
     "RetryPolicy", "SyncEmitter", "UnifiedWebSocketEmitter", "UnifiedWebSocketError", "UnifiedWebSocketManager",
     "UnknownConnection", "UserId", "WebSocketConnection", "WebSocketManager", "WrongEventLoop",
-    "get_websocket_manager", "websocket_manager",
+    "emitter_for", "get_websocket_manager", "websocket_manager",
 ]  # fmt: skip
 
 

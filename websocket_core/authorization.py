@@ -23,9 +23,15 @@ class Verb(StrEnum):
     """To get a ticket, which connects once."""
     CANCEL = "cancel"
     """To stop a run."""
+    APPROVE = "approve"
+    """To decide what a run waits for."""
+    COMMAND = "command"
+    """To hand in work."""
 
 
-_OWNERS: Final = frozenset({Verb.CONNECT, Verb.RESUME, Verb.HISTORY, Verb.TICKET, Verb.CANCEL})
+_OWNERS: Final = frozenset(
+    {Verb.CONNECT, Verb.RESUME, Verb.HISTORY, Verb.TICKET, Verb.CANCEL, Verb.APPROVE, Verb.COMMAND}
+)
 """What everybody may do with what is theirs, and nobody with what is not."""
 
 Narrow = Callable[[Principal, Verb], Awaitable[bool]]

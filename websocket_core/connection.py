@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from typing import Any, Final
 
 from websocket_core.control import Order
 from websocket_core.cursor import LogCursor
-from websocket_core.errors import IsolationViolation, LogUnavailable
+from websocket_core.endings import ending_of
 from websocket_core.follower import LogFollower
 from websocket_core.heartbeat import Heartbeat
 from websocket_core.identity import Grant, LogName, Principal, UserId
@@ -27,9 +28,10 @@ from websocket_core.inbound import Authenticate, FrameHandler, Inbound, cut_sock
 from websocket_core.limits import Limits
 from websocket_core.log import LogReader, Position
 from websocket_core.metrics import Metrics
-from websocket_core.outbound import ControlFrames, Expired, Ordered, Outbound, Socket, SocketLost
+from websocket_core.outbound import ControlFrames, Outbound, Socket, SocketLost
 from websocket_core.pacing import Alarm, BurstCredit, Pacing
-from websocket_core.wire import CLOSE_RULES, PROTOCOL, CloseCode, close_code, control_frame
+from websocket_core.provisional import Outage
+from websocket_core.wire import CLOSE_RULES, PROTOCOL, CloseCode, control_frame
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ class WebSocketConnection:
         "__weakref__", "_active_at", "_alarm", "_claimed", "_clock", "_close_code", "_controls", "_credit", "_due",
         "_ended", "_flush", "_follower", "_full_batch", "_heartbeat", "_inbound", "_interrupted", "_limits",
         "_loop", "_metrics", "_outbound", "_permits", "_ping_due", "_server", "_timer", "_writer",
-        "connection_id", "created_at", "is_healthy", "principal", "protocol", "state", "thread_id", "user_id",
+        "connection_id", "created_at", "is_healthy", "principal", "protocol", "seat", "state", "thread_id", "user_id",
         "websocket",
     )  # fmt: skip
 
@@ -80,6 +82,7 @@ class WebSocketConnection:
         full_batch: int | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
     ) -> None:
         self.websocket = websocket
         self.principal = principal
@@ -118,15 +121,14 @@ class WebSocketConnection:
             wake=self._wake,
             permits=self.permitted,
             snapshot=None if snapshot is None else partial(snapshot, self),
+            rng=rng,
         )
         self._controls = ControlFrames()
         self._writer: asyncio.Task[None] | None = None
         self._server: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._interrupted = False
-        self._due = False
-        self._ping_due = False
-        self._flush = False
+        self.seat = ""
+        self._interrupted = self._due = self._ping_due = self._flush = False
         self._close_code: CloseCode | None = None
         self._active_at = self._loop.time()
         self._heartbeat = Heartbeat(timeout=limits.heartbeat_timeout)
@@ -166,10 +168,11 @@ class WebSocketConnection:
         return await self._permits(self.principal)
 
     def _concerned(self, order: Order) -> bool:
-        return order.concerns(self.connection_id, self.principal.token_id, self.principal.issued_at)
+        return order.concerns(self.connection_id, self.principal.token_id, self.principal.issued_at, self.seat)
 
     def order(self, code: CloseCode) -> None:
         """Expect the log to order an end with `code`; soon end without that, and in the end by force."""
+        self._follower.hush()
         self._loop.call_later(ORDER_SECONDS, self._obey, code)
 
     def _obey(self, code: CloseCode) -> None:
@@ -267,6 +270,16 @@ class WebSocketConnection:
         self._controls.put(control_frame(frame_type, **fields))
         self._wake_writer()
 
+    def degrade(self, outage: Outage) -> None:
+        """The log is away: tell the client, and show it what waits here for the log, until `restore`."""
+        if self.state is not ConnectionState.CLOSED and self._follower.degrade(outage, self._writer):
+            self.send_control("degraded", since=outage.since)
+
+    def restore(self) -> None:
+        """The log is back: tell the client if it was told otherwise, and read."""
+        if self._follower.restore():
+            self.send_control("restored")
+
     def _wake(self) -> None:
         """Called by the log after an append."""
         self._follower.dirty = True
@@ -295,30 +308,18 @@ class WebSocketConnection:
                     if await self._attend():
                         break
                 elif self._follower.dirty:
-                    if self._credit is not None and await self._lingered(self._credit):
-                        continue
+                    if self._credit is not None:
+                        await self._credit.spend(self._alarm, self._full_batch, self._loop.time)
+                        if self._due:
+                            continue
                     await self._outbound.send((), await self._follower.next())
                 else:
                     await self._alarm.wait()
-        except Ordered as order:
-            self._close_code = close_code(order.code)
-        except Expired:
-            self._close_code = self._close_code or CloseCode.EXPIRED
-        except SocketLost as lost:
-            say_goodbye = False
-            logger.debug("a socket took no frame", extra={"error": type(lost.__cause__).__name__})
-        except IsolationViolation:
-            self._metrics.isolation_violations += 1
-            self._close_code = CloseCode.INTERNAL
-            logger.critical("isolation violation: the connection is closed", exc_info=True)
-        except LogUnavailable:
-            self._close_code = CloseCode.OVERLOADED
         except asyncio.CancelledError:
             say_goodbye = False
             raise
-        except Exception:
-            self._close_code = CloseCode.INTERNAL
-            logger.exception("the writer of a connection crashed")
+        except Exception as error:  # whatever it is, it says how the connection ends
+            self._close_code, say_goodbye = ending_of(error, self._close_code, self._metrics)
         finally:
             await self._finish(say_goodbye=say_goodbye)
 
@@ -364,15 +365,6 @@ class WebSocketConnection:
             expires_in=self._outbound.expires_in(),
         )
         await self._outbound.send([greeting], steps)
-
-    async def _lingered(self, credit: BurstCredit) -> bool:
-        """Without credit, wait until the window ends or a batch is full. True if something else is due instead."""
-        seconds = credit.take(self._loop.time())
-        if seconds == 0.0:
-            return False
-        await self._alarm.linger(seconds, self._full_batch)
-        credit.renew(self._loop.time())
-        return self._due
 
     async def _attend(self) -> bool:
         """See to everything but plain events: a close, control frames, the heartbeat. True if this was the end."""

@@ -27,9 +27,16 @@ class Order(NamedTuple):
     token_id: str | None = None
     issued_until: float | None = None
     """In Unix seconds. A credential that does not say when it was issued counts as old."""
+    seat: str | None = None
+    """Which of the connections that have had this connection id, one after the other, maybe in several processes."""
 
-    def concerns(self, connection_id: str, token_id: str | None, issued_at: float | None = None) -> bool:
-        """Whether a connection with this id, whose principal has this token id and was issued then, is meant."""
+    def concerns(
+        self, connection_id: str, token_id: str | None, issued_at: float | None = None, seat: str | None = None
+    ) -> bool:
+        """Whether a connection with this id and seat, whose principal has this token id and was issued then, is
+        meant."""
+        if self.seat is not None and self.seat != seat:
+            return False
         if self.issued_until is not None and issued_at is not None and issued_at > self.issued_until:
             return False
         return self.connection_id in (None, connection_id) and self.token_id in (None, token_id)
@@ -38,6 +45,9 @@ class Order(NamedTuple):
 def control_event(order: Order, event_id: str) -> Event:
     """The order as an event to append."""
     fields = {name: value for name, value in order._asdict().items() if value is not None}
+    if order.seat is not None:
+        # A release that knows no seats must not take the order for a wider one than it is: it looks for `code`.
+        fields["seat_code"] = fields.pop("code")
     return Event(event_id, to_json({"type": "control", "order": fields, "id": event_id})[:-1], CONTROL)
 
 
@@ -45,8 +55,8 @@ def order_of(event: Event) -> Order | None:
     """The order that a control entry carries; None for one of a kind that this release does not know."""
     try:
         order = json.loads(event.body + b"}")["order"]
-        code = order["code"]
-        names = [order.get(name) for name in ("connection_id", "token_id")]
+        names = [order.get(name) for name in ("connection_id", "token_id", "seat")]
+        code = order["code" if names[2] is None else "seat_code"]
         issued_until = order.get("issued_until")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
@@ -54,4 +64,4 @@ def order_of(event: Event) -> Order | None:
         return None
     if issued_until is not None and (isinstance(issued_until, bool) or not isinstance(issued_until, (int, float))):
         return None
-    return Order(code, names[0], names[1], issued_until)
+    return Order(code, names[0], names[1], issued_until, names[2])

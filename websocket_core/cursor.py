@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from websocket_core.control import CONTROL, Order, order_of
 from websocket_core.errors import IsolationViolation
+from websocket_core.events import Event
 from websocket_core.identity import Grant, LogName
 from websocket_core.log import Batch, Entry, GapReason, Position
 
@@ -89,6 +90,16 @@ class LogCursor:
             return None
         order = order_of(entry.event)
         return Ended(order.code) if order is not None and self._concerns(order) else None
+
+    def foresees(self, log: LogName, event: Event) -> bool:
+        """Whether an event that waits for that log would come out here. Raises `IsolationViolation` if that is another
+        than the log of the grant."""
+        if log != self._grant.log:
+            raise IsolationViolation("an event that waits for another log came up for this connection")
+        only = event.connection_id
+        if only is not None and only != self._connection_id:
+            return False
+        return self._thread_id is None or event.thread_id == self._thread_id
 
     def advance(self, batch: Batch) -> list[Step]:
         """What to send for this batch, in order; the position is then behind it.

@@ -33,6 +33,8 @@ AGENT_COMPLETED: Final = "agent_completed"
 AGENT_ERROR: Final = "agent_error"
 MESSAGE_DELTA: Final = "message_delta"
 TOOL_PROGRESS: Final = "tool_progress"
+APPROVAL_REQUESTED: Final = "approval_requested"
+APPROVAL_RESOLVED: Final = "approval_resolved"
 EVENTS_DROPPED: Final = "events_dropped"
 
 CRITICAL_EVENTS: Final = (AGENT_STARTED, AGENT_THINKING, TOOL_EXECUTING, TOOL_COMPLETED, AGENT_COMPLETED)
@@ -107,6 +109,18 @@ class MessageDelta(_Data):
     text: str
 
 
+class ApprovalRequested(_Data):
+    approval_id: str
+    message: str | None = None
+    tool_call_id: str | None = None
+
+
+class ApprovalResolved(_Data):
+    approval_id: str
+    decision: str
+    """What the user decided, in the client's own word; `expired` or `cancelled` where nobody did."""
+
+
 class EventsDropped(_Data):
     count: int
 
@@ -121,6 +135,8 @@ DATA_MODELS: Final[Mapping[str, type[BaseModel]]] = MappingProxyType(
         AGENT_COMPLETED: AgentCompleted,
         AGENT_ERROR: AgentError,
         MESSAGE_DELTA: MessageDelta,
+        APPROVAL_REQUESTED: ApprovalRequested,
+        APPROVAL_RESOLVED: ApprovalResolved,
         EVENTS_DROPPED: EventsDropped,
     }
 )

@@ -11,12 +11,13 @@ from contextlib import suppress
 from contextvars import Context, copy_context
 from typing import Final
 
+from websocket_core.appender import TURN, Appender
 from websocket_core.errors import AppendFailed, ManagerClosed, WrongEventLoop
 from websocket_core.events import Event
 from websocket_core.identity import UserId
 from websocket_core.limits import Limits
 from websocket_core.log import Position
-from websocket_core.outbox import TURN, Appender, Outboxes
+from websocket_core.outbox import Outboxes
 
 LOOK: Final = 0.25
 """After so many seconds without an answer, a thread looks whether the loop still runs."""

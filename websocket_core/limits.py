@@ -30,7 +30,7 @@ class Limits:
     """
 
     connections_per_user: int = 10
-    """Above it, the user's own oldest connection by arrival is closed with 4409."""
+    """Above it, the user's own oldest connection by arrival is closed with 4409. Of all processes that share a log."""
     connections: int = 10_000
     """Above it, the newcomer is refused with 1013."""
     connections_per_address: int = 10_000
@@ -83,10 +83,17 @@ class Limits:
     """With more events per second than this in one process, only the first frame of a `busy_window` goes at once."""
     busy_window: float = 0.05
     """Seconds; takes the place of a shorter `burst_window` then."""
+    lease: float = 30.0
+    """Seconds after which a run whose process does not renew its lease is lost; it is renewed three times in them. Only
+    where processes share a log."""
     sweep_interval: float = 1.0
     """Seconds between two looks at all connections for stale ones."""
     shutdown_timeout: float = 10.0
     """Seconds that `shutdown()` spends on delivering what was emitted before it."""
+    check_interval: float = 2.0
+    """Seconds between two questions to the log whether it is there. An answer may take half as long."""
+    degraded_after: float = 5.0
+    """Seconds without an answer of the log after which clients are told `degraded`."""
     snapshot_timeout: float = 5.0
     """Seconds that the `snapshot` hook may take; a gap is told without a snapshot after that."""
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from websocket_core.events import Event
 from websocket_core.identity import LogName
@@ -130,4 +130,16 @@ class LogStore(LogReader, LogWriter, Protocol):
 
     async def close(self) -> None:
         """Release what the backend holds open. What a process-local log holds is kept."""
+        ...
+
+
+@runtime_checkable
+class Checkable(Protocol):
+    """A store that can be away, and be asked whether it is. One that is always there has none of this."""
+
+    async def check(self) -> None:
+        """Make a round trip to the store. Called by the manager every `Limits.check_interval`, with a time limit.
+
+        Raises `LogUnavailable` if the store is away, or takes no events.
+        """
         ...

@@ -50,6 +50,10 @@ _COUNTERS: Final = {
     "append_failures": ("websocket_append_failures", "Appends whose every attempt was spent."),
     "gaps": ("websocket_gaps", "Gaps told to clients."),
     "evictions": ("websocket_evictions", "Connections closed to make room for a newer one of the same user."),
+    "evictions_failed": (
+        "websocket_evictions_failed",
+        "Connections of other processes that could not be ordered to make room.",
+    ),
     "refusals": ("websocket_refusals", "Connections refused because of a limit."),
     "stale": (
         "websocket_stale_connections",
@@ -67,6 +71,13 @@ _COUNTERS: Final = {
         "websocket_foreign_entries",
         "Times that something in a shared log, which no process here wrote so, was passed over.",
     ),
+    "outages": ("websocket_log_outages", "Times that the log was away for so long that clients were told."),
+    "runs_lost": ("websocket_runs_lost", "Agent runs of processes that were gone, which this process has ended."),
+    "commands_accepted": ("websocket_commands_accepted", "Commands that were taken for workers."),
+    "commands_refused": ("websocket_commands_refused", "Commands that were refused because too many waited."),
+    "commands_done": ("websocket_commands_done", "Commands whose handler returned."),
+    "commands_retried": ("websocket_commands_retried", "Commands that failed and were to be tried again."),
+    "commands_dead": ("websocket_commands_dead", "Commands that were given up."),
     "isolation_violations": (
         "isolation_violations",
         "Entries that came up for a connection that may not read them. Anything but 0 is a defect.",
@@ -77,7 +88,7 @@ _COUNTERS: Final = {
 class Metrics:
     """The counters of a process. Attributes are plain numbers; add to them."""
 
-    __slots__ = (*_COUNTERS, "append_latency", "connections", "delivery_latency", "loop_lag")
+    __slots__ = (*_COUNTERS, "append_latency", "connections", "degraded", "delivery_latency", "loop_lag")
 
     events_appended: int
     events_delivered: int
@@ -86,17 +97,25 @@ class Metrics:
     append_failures: int
     gaps: int
     evictions: int
+    evictions_failed: int
     refusals: int
     stale: int
     uncut: int
     feed_replacements: int
     foreign_entries: int
+    outages: int
+    runs_lost: int
+    commands_accepted: int
+    commands_refused: int
+    commands_done: int
+    commands_retried: int
+    commands_dead: int
     isolation_violations: int
 
     def __init__(self) -> None:
         for name in _COUNTERS:
             setattr(self, name, 0)
-        self.connections = 0
+        self.connections = self.degraded = 0
         self.append_latency = Latency()
         self.delivery_latency = Latency()
         self.loop_lag = Latency()
@@ -106,6 +125,7 @@ class Metrics:
         for attribute, (name, documentation) in _COUNTERS.items():
             yield CounterMetricFamily(name, documentation, value=getattr(self, attribute))
         yield GaugeMetricFamily("websocket_connections", "Open connections.", value=self.connections)
+        yield GaugeMetricFamily("websocket_degraded", "Managers whose log is away.", value=self.degraded)
         yield self.append_latency.family(
             "websocket_append_seconds", "From the call to the log's acknowledgement, of one append in sixteen."
         )

@@ -7,12 +7,14 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
-from websocket_core.cursor import Ended, Gap, Step
+from websocket_core.cursor import Ended, Gap
 from websocket_core.errors import IsolationViolation
 from websocket_core.identity import LogName
 from websocket_core.log import Entry
 from websocket_core.metrics import Metrics
-from websocket_core.wire import PROTOCOL, control_frame, encode_cursor, event_frame
+from websocket_core.outbox import Waiting
+from websocket_core.provisional import Shown
+from websocket_core.wire import PROTOCOL, control_frame, encode_cursor, event_frame, provisional_frame
 
 CONTROL_FRAMES: Final = 64
 """With this many control frames waiting, no further frame is read from the client."""
@@ -142,8 +144,8 @@ class Outbound:
             since = self.write_since = min(now, since + lost)
         return now - since > seconds
 
-    def send(self, controls: Sequence[str], steps: Sequence[Step]) -> Awaitable[None]:
-        """Send control frames, then gaps and events: one frame each, or as few as the protocol allows.
+    def send(self, controls: Sequence[str], steps: Sequence[Shown]) -> Awaitable[None]:
+        """Send control frames, then gaps, events and what waits: one frame each, or as few as the protocol allows.
 
         Raises `SocketLost`, `Expired`, `Ordered`, and `IsolationViolation` before anything of an entry that does not
         belong here is sent. To be awaited at once.
@@ -154,7 +156,7 @@ class Outbound:
             return self._send_shared(controls, steps)
         return self._send_each(controls, steps)
 
-    async def _send_each(self, controls: Sequence[str], steps: Sequence[Step]) -> None:
+    async def _send_each(self, controls: Sequence[str], steps: Sequence[Shown]) -> None:
         for frame in controls:
             await self._write(frame, 0, 0.0)
         for step in steps:
@@ -163,9 +165,9 @@ class Outbound:
             elif isinstance(step, Ended):
                 raise Ordered(step.code)
             else:
-                await self._write(self._render_gap(step), 0, 0.0)
+                await self._write(self._render_other(step), 0, 0.0)
 
-    async def _send_shared(self, controls: Sequence[str], steps: Sequence[Step]) -> None:
+    async def _send_shared(self, controls: Sequence[str], steps: Sequence[Shown]) -> None:
         lines = list(controls)
         size = sum(map(len, lines)) + len(lines)
         events = 0
@@ -179,7 +181,7 @@ class Outbound:
                 line = self._render(step)
                 length = len(step.event.body) + CURSOR_BYTES
             else:
-                line = self._render_gap(step)
+                line = self._render_other(step)
                 length = len(line) + 1
             if lines and size + length > self._batch_bytes:
                 await self._write("\n".join(lines), events, oldest)
@@ -195,6 +197,13 @@ class Outbound:
         if entry.log != self._own_log:
             raise IsolationViolation("an entry of another log came up for this connection")
         return event_frame(entry)
+
+    def _render_other(self, step: Gap | Waiting) -> str:
+        if isinstance(step, Gap):
+            return self._render_gap(step)
+        if step.log != self._own_log:
+            raise IsolationViolation("an event that waits for another log came up for this connection")
+        return provisional_frame(step.event)
 
     def _render_gap(self, gap: Gap) -> str:
         self._metrics.gaps += 1

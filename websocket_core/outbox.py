@@ -1,4 +1,4 @@
-"""How events get into a log: at once with `Appender`, or in order and in the background with `Outbox`.
+"""`Outbox`: events of one user that wait for a log, and the pump that appends them in order.
 
 An application's `emit` uses the appender and learns what became of the event. The bridge uses an outbox, so that a
 log that is away never holds up or kills an agent's run.
@@ -8,148 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-import time
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
-
-from websocket_core.errors import AppendFailed, LogUnavailable, ManagerClosed
+from websocket_core.appender import TURN, Appender
 from websocket_core.events import EVENTS_DROPPED, Event, EventEncoder, owner_part
 from websocket_core.identity import LogName, UserId
-from websocket_core.limits import Limits, RetryPolicy
-from websocket_core.log import LogWriter, Position
+from websocket_core.limits import Limits
 from websocket_core.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-TURN: Final = 64
-"""After this many appends in a row, a producer gives the event loop a turn."""
-SAMPLE: Final = 16
-"""Of so many appends, the latency of one is measured; measuring each would cost a tenth of the append."""
 SETTLE_SECONDS: Final = 1.0
 """How long a caller of the bridge waits at most for its event to reach a log that neither takes nor refuses it."""
 
 
-class Appender:
-    """Appends encoded events, and tries again after a failure: exponential back-off with full jitter.
+class Waiting(NamedTuple):
+    """An event that waits in an outbox. It names the log that the outbox is for, and who shows it compares."""
 
-    A first attempt that succeeds passes through no retry machinery at all.
-    """
-
-    def __init__(
-        self,
-        writer: LogWriter,
-        *,
-        retry: RetryPolicy,
-        metrics: Metrics,
-        monotonic: Callable[[], float] = time.monotonic,
-        rng: random.Random | None = None,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
-        self._writer = writer
-        self.retry: Final = retry
-        self._metrics = metrics
-        self._monotonic = monotonic
-        self._rng = rng or random.SystemRandom()
-        self._sleep = sleep
-        self._streak = 0
-        self.closed = False
-
-    async def append(self, log: LogName, event: Event) -> Position:
-        """The position of the event in the log.
-
-        Raises `AppendFailed` when every attempt of the retry policy was spent, and `ManagerClosed`.
-        """
-        if self.closed:
-            raise ManagerClosed("the manager was shut down; nothing was appended")
-        started = self._monotonic()
-        try:
-            position = await self._writer.append(log, event)
-        except LogUnavailable as error:
-            position = await self._again(log, event, error, started)
-        self._streak += 1
-        self._metrics.events_appended += 1
-        if self._streak % SAMPLE == 0:
-            self._metrics.append_latency.observe(self._monotonic() - started)
-            if self._streak >= TURN:
-                self._streak = 0
-                await asyncio.sleep(0)
-        return position
-
-    async def append_surely(self, log: LogName, event: Event, failed: Callable[[], None]) -> Position:
-        """Like `append`, without an end to the attempts. Calls `failed` after each that failed."""
-        started = self._monotonic()
-        try:
-            position = await self._writer.append(log, event)
-        except LogUnavailable as error:
-            failed()
-            retrying = self._retrying(error, stop=lambda _state: False, failed=failed)
-            position = await retrying(self._attempt(log, event, error))
-        self._streak += 1
-        self._metrics.events_appended += 1
-        if self._streak % SAMPLE == 0:
-            self._metrics.append_latency.observe(self._monotonic() - started)
-            if self._streak >= TURN:
-                self._streak = 0
-                await asyncio.sleep(0)
-        return position
-
-    async def _again(self, log: LogName, event: Event, error: LogUnavailable, started: float) -> Position:
-        policy = self.retry
-
-        def spent(state: RetryCallState) -> bool:
-            begins = self._monotonic() - started + state.upcoming_sleep
-            return state.attempt_number >= policy.attempts or begins > policy.seconds
-
-        retrying = self._retrying(error, stop=spent)
-        try:
-            return await retrying(self._attempt(log, event, error))
-        except LogUnavailable as last:
-            self._metrics.append_failures += 1
-            attempts = retrying.statistics["attempt_number"]
-            logger.warning("an append failed for good", extra={"attempts": attempts})
-            raise AppendFailed(event.id, attempts) from last
-
-    def _attempt(self, log: LogName, event: Event, error: LogUnavailable) -> Callable[[], Awaitable[Position]]:
-        """The append as tenacity calls it. The attempt that was made before tenacity came in counts as its first."""
-        first: list[LogUnavailable] = [error]
-
-        async def attempt() -> Position:
-            if first:
-                raise first.pop()
-            self._metrics.retries += 1
-            return await self._writer.append(log, event)
-
-        return attempt
-
-    def _retrying(
-        self,
-        error: LogUnavailable,
-        *,
-        stop: Callable[[RetryCallState], bool],
-        failed: Callable[[], None] | None = None,
-    ) -> AsyncRetrying:
-        logger.warning("an append failed and is tried again", extra={"error": type(error).__name__})
-
-        def back_off(state: RetryCallState) -> float:
-            exponent = min(state.attempt_number - 1, 32)
-            return self._rng.uniform(0.0, min(self.retry.maximum, self.retry.initial * 2**exponent))
-
-        def after(state: RetryCallState) -> None:
-            if failed is not None and state.outcome is not None and state.outcome.failed:
-                failed()
-
-        return AsyncRetrying(
-            retry=retry_if_exception_type(LogUnavailable),
-            wait=back_off,
-            stop=stop,
-            sleep=self._sleep,
-            after=after,
-            reraise=True,
-        )
+    log: LogName
+    event: Event
 
 
 class _Dropped:
@@ -179,6 +58,8 @@ class Outbox:
         limits: Limits,
         metrics: Metrics,
         idle: Callable[[], None],
+        stuck: Callable[[], None] = lambda: None,
+        moved: Callable[[], None] = lambda: None,
     ) -> None:
         self._log = log
         self._owner = owner
@@ -187,6 +68,8 @@ class Outbox:
         self._limits = limits
         self._metrics = metrics
         self._idle = idle
+        self._stuck = stuck
+        self._moved = moved
         self._queue: deque[Event | _Dropped] = deque()
         self._bytes = 0
         self._reserved = 0
@@ -205,6 +88,30 @@ class Outbox:
     def in_use(self) -> bool:
         """Whether something waits or a slot is reserved."""
         return bool(self._queue) or self._reserved > 0
+
+    @property
+    def newest(self) -> int:
+        """The number of what was put last; numbers begin with 1."""
+        return self._done + len(self._queue)
+
+    def after(self, number: int, limit: int, most_bytes: int) -> tuple[list[Waiting], int]:
+        """Events that wait and were put after the one with that number, oldest first, and how far this reaches.
+
+        So many at most, the marks of what was dropped included, which are passed over; at least one if there is one.
+        """
+        reached = max(number, self._done)
+        found: list[Waiting] = []
+        size = 0
+        first = reached - self._done
+        for index in range(first, min(first + limit, len(self._queue))):
+            item = self._queue[index]  # cheap near both ends, where readers are
+            if isinstance(item, Event):
+                size += len(item.body)
+                if found and size > most_bytes:
+                    break
+                found.append(Waiting(self._log, item))
+            reached += 1
+        return found, reached
 
     def reserve(self) -> bool:
         """Keep a slot for an event that must come. False if there is no room left to keep."""
@@ -245,6 +152,8 @@ class Outbox:
             self._pump = asyncio.get_running_loop().create_task(self._run(), name="websocket_core outbox pump")
             # One that is cancelled before its first turn runs nothing at all, no `finally` either.
             self._pump.add_done_callback(lambda pump: self._ended() if pump is self._pump else None)
+        if self.failing:
+            self._stuck()
 
     def drop(self) -> None:
         """Count an event that is not put, and tell so in its place, if anything can still be told."""
@@ -330,12 +239,24 @@ class Outbox:
         self._queue.popleft()
         self._bytes -= len(event.body)
         self._done += 1
-        self.failing = False
+        if self.failing:
+            self.failing = False
+            self._moved()
         self._release_waiters()
 
     def _failed(self) -> None:
-        self.failing = True
+        if not self.failing:
+            self.failing = True
+            self._stuck()
         self._release_waiters(everyone=True)
+
+    def suspect(self) -> None:
+        """The log is known to be away: let nobody wait for it."""
+        self._failed()
+
+    def trust(self) -> None:
+        """The log is back. An outbox in which something waits learns that by the next append."""
+        self.failing = bool(self._queue) and self.failing
 
     def _release_waiters(self, *, everyone: bool = False) -> None:
         while self._waiters and (everyone or self._waiters[0][0] <= self._done):
@@ -357,6 +278,8 @@ class Outboxes:
         self._limits = limits
         self._metrics = metrics
         self._outboxes: dict[UserId, Outbox] = {}
+        self._watchers: dict[LogName, list[Callable[[], None]]] = {}
+        self._back: Callable[[], None] | None = None
 
     def __len__(self) -> int:
         return len(self._outboxes)
@@ -373,11 +296,51 @@ class Outboxes:
                 limits=self._limits,
                 metrics=self._metrics,
                 idle=lambda: self._forget(user_id),
+                stuck=lambda: self._wake(LogName.of_user(user_id)),
+                moved=self._moved,
             )
+            outbox.failing = self._back is not None
         return outbox
 
     def waiting(self, user_id: UserId) -> Outbox | None:
         return self._outboxes.get(user_id)
+
+    def waiting_for(self, log: LogName) -> Outbox | None:
+        """The outbox of that log, if something waits or is reserved there."""
+        return self._outboxes.get(UserId(log.name)) if log.kind == "user" else None
+
+    def watch(self, log: LogName, wake: Callable[[], None]) -> Callable[[], None]:
+        """Call `wake` whenever something more waits for a log that is away, until the returned function is called."""
+        self._watchers.setdefault(log, []).append(wake)
+
+        def leave() -> None:
+            rest = self._watchers.get(log, [])
+            if wake in rest:
+                rest.remove(wake)
+            if not rest:
+                self._watchers.pop(log, None)
+
+        return leave
+
+    def _wake(self, log: LogName) -> None:
+        for wake in list(self._watchers.get(log, ())):
+            wake()
+
+    def suspect(self, back: Callable[[], None]) -> None:
+        """The log is known to be away, until `trust`: nobody waits for it. Each event that it takes calls `back`."""
+        self._back = back
+        for outbox in list(self._outboxes.values()):
+            outbox.suspect()
+
+    def trust(self) -> None:
+        """The log is back."""
+        self._back = None
+        for outbox in self._outboxes.values():
+            outbox.trust()
+
+    def _moved(self) -> None:
+        if self._back is not None:
+            self._back()
 
     def _forget(self, user_id: UserId) -> None:
         outbox = self._outboxes.get(user_id)
@@ -398,3 +361,5 @@ class Outboxes:
     def clear(self) -> None:
         """Forget all at once; for a loop that is gone."""
         self._outboxes.clear()
+        self._watchers.clear()
+        self._back = None

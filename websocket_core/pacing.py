@@ -9,6 +9,7 @@ of a short window go at once, and only what comes after them waits for the windo
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from websocket_core.limits import Limits
@@ -139,6 +140,13 @@ class BurstCredit:
             self._used += 1
             return 0.0
         return pacing.window - passed
+
+    async def spend(self, alarm: Alarm, enough: int, time: Callable[[], float]) -> None:
+        """Take the credit for a frame. Without any, wait until the window ends, `enough` are counted or it rings."""
+        seconds = self.take(time())
+        if seconds:
+            await alarm.linger(seconds, enough)
+            self.renew(time())
 
     def renew(self, now: float) -> None:
         """Begin a window with a frame at `now`: one that waited, or that is full and waits for nothing."""

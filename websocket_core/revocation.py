@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from websocket_core.appender import Appender
 from websocket_core.connection import WebSocketConnection
 from websocket_core.control import Order, control_event
 from websocket_core.errors import InvalidInput
 from websocket_core.events import EventEncoder
 from websocket_core.identity import LogName, Principal, UserId, text_fault
-from websocket_core.outbox import Appender
 from websocket_core.registry import Registry
 from websocket_core.state import SharedState
 from websocket_core.wire import CloseCode

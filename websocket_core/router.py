@@ -54,7 +54,11 @@ def websocket_router(
 
 def health_router(manager: UnifiedWebSocketManager) -> APIRouter:
     """A router with `GET /livez`, 200 while the event loop turns, and `GET /readyz`, 503 once `manager` is draining or
-    shut down, so that a load balancer sends nobody new while the last clients are sent away."""
+    shut down, so that a load balancer sends nobody new while the last clients are sent away.
+
+    While the log is away, `/readyz` says `degraded` with 200: every process sees the same, so a load balancer that took
+    them out would take down the whole application for it.
+    """
     router = APIRouter()
 
     @router.get("/livez", include_in_schema=False)
@@ -65,7 +69,7 @@ def health_router(manager: UnifiedWebSocketManager) -> APIRouter:
     async def readyz() -> Response:
         if manager.draining:
             return Response("draining\n", status_code=503, media_type="text/plain")
-        return Response("ok\n", media_type="text/plain")
+        return Response("degraded\n" if manager.availability.degraded else "ok\n", media_type="text/plain")
 
     return router
 

@@ -1,6 +1,7 @@
 """What processes share that is no log: the connection ids that a user has had, the deny-list, and tickets.
 
-`SharedState` is what the manager consumes; `MemoryState` is its form for one process.
+`SharedState` is what the manager consumes; `MemoryState` is its form for one process. One that several processes share
+has two attributes more, which are looked for by name: `leases` (`websocket_core.leases`) and `seats`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import heapq
 import itertools
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from websocket_core.identity import UserId
@@ -51,6 +52,48 @@ class SharedState(Protocol):
 
     async def take_ticket(self, key: str) -> bytes | None:
         """What the ticket stands for; one of several who ask gets it. None if it is spent, expired or unknown."""
+        ...
+
+
+class Seat(NamedTuple):
+    """One connection of a user, wherever it is."""
+
+    id: str
+    """Random: another connection with the same connection id has another seat."""
+    connection_id: str
+    process: str
+    """Which process has the connection."""
+
+
+class Seats(Protocol):
+    """How many connections a user has in all processes together. Every coroutine method raises `LogUnavailable`, and
+    may be called again."""
+
+    @property
+    def process(self) -> str:
+        """What this process is called."""
+        ...
+
+    async def take(self, user_id: UserId, seat: Seat, *, most: int) -> list[Seat]:
+        """Note that a connection comes, as `SharedState.remember_connection` does as well; the seats that have to make
+        room for it, in one atomic step: those with the same connection id, and of more than `most` the oldest by
+        arrival. Never the one that comes. They count no more."""
+        ...
+
+    async def leave(self, left: Sequence[tuple[UserId, str]]) -> None:
+        """Note that connections have gone: of which user, and the seat."""
+        ...
+
+    async def elsewhere(self, user_id: UserId) -> bool:
+        """Whether another process has connections of this user."""
+        ...
+
+    async def stay(self, seconds: float) -> None:
+        """Say that this process is there, for so long. The seats of one that is not count no more."""
+        ...
+
+    async def is_there(self, process: str) -> bool:
+        """Whether a process has said that it is there."""
         ...
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Final, Protocol
 
-from websocket_core.errors import InvalidUserId
+from websocket_core.appender import Appender
+from websocket_core.errors import AppendFailed, InvalidUserId, LogUnavailable
 from websocket_core.events import (
     AGENT_COMPLETED,
     AGENT_ERROR,
@@ -21,7 +22,6 @@ from websocket_core.events import (
 from websocket_core.hand_over import HandOvers
 from websocket_core.identity import LogName, UserId, checked_user_id
 from websocket_core.log import Position
-from websocket_core.outbox import Appender
 from websocket_core.sync_emitter import SyncEmitter
 
 _COUNTED_TYPES: Final = 256
@@ -120,7 +120,10 @@ class UnifiedWebSocketEmitter:
 
     async def _append_encoded(self, event_type: str, event: Event) -> Position:
         if event.connection_id is not None:
-            await self._host.require_connection(self._user_id, event.connection_id)
+            try:
+                await self._host.require_connection(self._user_id, event.connection_id)
+            except LogUnavailable as error:
+                raise AppendFailed(event.id, 0) from error
         position = await self._appender.append(self._log, event)
         self._total += 1
         counts = self._counts

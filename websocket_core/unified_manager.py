@@ -12,7 +12,9 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from websocket_core.admission import AdmissionGate
+from websocket_core.appender import Appender
 from websocket_core.authorization import Authorization, Narrow, Verb
+from websocket_core.availability import Availability
 from websocket_core.background import Background
 from websocket_core.connection import WebSocketConnection
 from websocket_core.emitters import Emitters
@@ -25,13 +27,15 @@ from websocket_core.inbound import FrameHandler, accept_socket, protocol_of, reg
 from websocket_core.limits import Limits, Retention, RetryPolicy
 from websocket_core.log import LogStore, Position
 from websocket_core.logs import open_backend
+from websocket_core.logs.queues import Queues
 from websocket_core.metrics import Metrics, process_metrics
 from websocket_core.outbound import Socket
-from websocket_core.outbox import Appender, Outbox, Outboxes
+from websocket_core.outbox import Outbox, Outboxes
 from websocket_core.pacing import Pacing
 from websocket_core.registry import Registry
 from websocket_core.revocation import Revocations
-from websocket_core.runs import OpenRuns, cancel_handler
+from websocket_core.runs import OpenRuns, handlers_of, keeper_of
+from websocket_core.seating import Seating
 from websocket_core.state import SharedState
 from websocket_core.sweeper import Sweeper
 from websocket_core.tasks import wait_until
@@ -87,7 +91,6 @@ class UnifiedWebSocketManager:
         self.limits = limits or Limits()
         self.retention = retention or Retention()
         self.metrics = metrics or process_metrics()
-        self.runs = OpenRuns()
         self.admission = AdmissionGate(self.limits, self.metrics)
         self._pacing = Pacing(self.limits, self.metrics)
         self.encoder = EventEncoder(
@@ -97,9 +100,10 @@ class UnifiedWebSocketManager:
             log, state, namespace=namespace, retention=self.retention, limits=self.limits,
             clock=clock, monotonic=monotonic, entropy=entropy, rng=rng, metrics=self.metrics,
         )  # fmt: skip
-        self.appender = Appender(
-            self._log, retry=retry or RetryPolicy(), metrics=self.metrics, monotonic=monotonic, rng=rng
-        )
+        self.runs = OpenRuns(keeper_of(self.state, limits=self.limits, monotonic=monotonic, entropy=entropy, rng=rng))
+        writer = self.runs.writer(self._log)
+        retry = retry or RetryPolicy()
+        self.appender = Appender(writer, retry=retry, metrics=self.metrics, monotonic=monotonic, rng=rng)
         self._clock = clock
         self.monotonic = monotonic
         self.entropy = entropy
@@ -108,14 +112,25 @@ class UnifiedWebSocketManager:
         self.revocations = Revocations(
             appender=self.appender, encoder=self.encoder, state=self.state, registry=self._registry, clock=clock
         )
+        self._seating = Seating(
+            self.state, self._registry, self.appender, self.encoder,
+            most=self.limits.connections_per_user, metrics=self.metrics, entropy=entropy,
+        )  # fmt: skip
         self.authorization = Authorization(permits=self.revocations.permits, narrow=authorize)
         self._emitters = Emitters(self)
         self._outboxes = Outboxes(self.appender, encoder=self.encoder, limits=self.limits, metrics=self.metrics)
         self.hand_overs = HandOvers(self.appender, self._outboxes, limits=self.limits)
-        self._handlers: dict[str, FrameHandler] = {"cancel": cancel_handler(self.runs, self.authorization)}
+        self._handlers: dict[str, FrameHandler] = handlers_of(self.runs, self.authorization)
+        self.frame_handlers = self._handlers
+        self.queues = Queues(self._log, clock=clock, monotonic=monotonic)
         self._loop: asyncio.AbstractEventLoop | None = None
         sweeper = Sweeper(self._registry, self._log, limits=self.limits, metrics=self.metrics)
-        self._background = Background({"sweeper": sweeper.run})
+        self.availability = Availability(
+            self._log, self._registry, self._outboxes, limits=self.limits, metrics=self.metrics, clock=clock, rng=rng
+        )
+        jobs = {"sweeper": sweeper.run, **self.availability.jobs(), **self._seating.jobs()}
+        jobs |= self.runs.jobs(self.appender, self.encoder, limits=self.limits, metrics=self.metrics)
+        self._background = Background(jobs)
         self._closed = False
         self.draining = False
 
@@ -151,6 +166,7 @@ class UnifiedWebSocketManager:
         self._emitters.clear()
         self._outboxes.clear()
         self.runs.clear()
+        self._seating.clear()
         self._hooks.clear()
         self._background.forget()
 
@@ -176,6 +192,7 @@ class UnifiedWebSocketManager:
             connection.cut()
         await wait_until(deadline + 1.0, [connection.wait_closed() for connection in ending])
         await self._background.stop()
+        await wait_until(deadline + 1.0, [self.runs.close(), self._seating.close()])
         await wait_until(deadline + 1.0, self._hooks.running())
         await self._log.close()
         self._emitters.clear()
@@ -234,14 +251,18 @@ class UnifiedWebSocketManager:
         self._start_if_needed()
         register_with_server(websocket, self)
         await accept_socket(websocket)
+        if self.availability.degraded:  # nobody waits for a log that is known to be away
+            await self._refuse(websocket, CloseCode.OVERLOADED)
         head = await self._log.open(LogName.of_user(user))
         verb = Verb.HISTORY if cursor is None else Verb.CONNECT if latest else Verb.RESUME
         # Asked after the head was noted: later orders stand behind it.
         refusal = await self.authorization.refusal(principal, verb, user)
         if refusal is not None:
             await self._refuse(websocket, refusal)
-        await self.state.remember_connection(user, connection_id)
-        if self.draining or self._closed or len(self._registry) >= self.limits.connections:
+        taken = await self._seating.take(user, connection_id)
+        closed = self.draining or self._closed or self.availability.degraded
+        if closed or len(self._registry) >= self.limits.connections:
+            self._seating.leave(user, taken.id)
             await self._refuse(websocket, CloseCode.OVERLOADED)
         connection = WebSocketConnection(
             websocket,
@@ -261,11 +282,9 @@ class UnifiedWebSocketManager:
             full_batch=min(self.limits.batch_events, max(1, self.retention.events // 4)),
             clock=self._clock,
             monotonic=self.monotonic,
+            rng=self.availability.rng,
         )
-        replaced = self._registry.add(connection, per_user=self.limits.connections_per_user)
-        if replaced is not None:
-            self.metrics.evictions += 1
-            replaced.close(CloseCode.REPLACED)
+        self._seating.admit(connection, taken)
         self._emitters.keep(user)
         try:
             connection.start(head, position, latest=latest)
@@ -289,6 +308,7 @@ class UnifiedWebSocketManager:
 
     def _forget(self, connection: WebSocketConnection) -> None:
         self._registry.ended(connection)
+        self._seating.leave(connection.user_id, connection.seat)
         if not self._registry.has(connection.user_id):
             self._emitters.release(connection.user_id)
 
@@ -356,11 +376,14 @@ class UnifiedWebSocketManager:
     async def delete_user(self, user_id: str) -> None:
         """Forget a user: close the connections with 1000, drop the log with its epoch, forget the connection ids."""
         user = checked_user_id(user_id)
+        elsewhere = await self._seating.elsewhere(user)
         await self.disconnect_user(user)
         for connection in self._registry.leaving():
             if connection.user_id == user:
                 connection.close(CloseCode.DISCONNECTED)  # now: the order goes with the log
         await self._log.forget(LogName.of_user(user))
+        if elsewhere:  # once more, in the new life of the log: those of other processes may not have come to it
+            await self.disconnect_user(user)
         await self.state.forget_user(user)
 
     def get_stats(self) -> dict[str, int]:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from websocket_core.errors import MalformedCursor, MalformedFrame
+from websocket_core.events import Event
 from websocket_core.log import Entry, Position
 
 PROTOCOL: Final = "unified-websocket.v1"
@@ -48,6 +49,11 @@ def event_frame(entry: Entry) -> str:
     """The event of an entry as it is sent: the stored bytes, with the cursor put in."""
     _log, epoch, offset, mark, _prev, event, _at = entry
     return f'{event.body.decode()},"cursor":"{epoch}.{offset}.{mark}"}}'
+
+
+def provisional_frame(event: Event) -> str:
+    """The control frame that shows an event while it waits for the log: it has no cursor yet."""
+    return f'{{"type":"provisional","event":{event.body.decode()}}}}}'
 
 
 def control_frame(frame_type: str, /, **fields: object) -> str:

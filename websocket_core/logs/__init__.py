@@ -31,7 +31,7 @@ def workers_of(command_line: Sequence[str]) -> int:
     return 1
 
 
-REDIS_SCHEMES: Final = ("redis", "rediss", "unix")
+REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
 
 
 def open_backend(
@@ -77,7 +77,7 @@ def _redis(url: str, retention: Retention, **options: Any) -> RedisLog:
     try:
         from websocket_core.logs.redis import RedisLog
     except ModuleNotFoundError as error:
-        if error.name != "redis":
+        if error.name not in ("redis", "hiredis"):
             raise
         raise InvalidConfiguration("this log needs redis: install unified-websocket[redis]") from None
     return RedisLog(url, retention, **options)

@@ -9,7 +9,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from websocket_core.auth import Authenticator, AuthRequest
-from websocket_core.errors import AuthenticationFailed, AuthenticationUnavailable, InvalidInput
+from websocket_core.errors import AuthenticationFailed, AuthenticationUnavailable, InvalidInput, LogUnavailable
 from websocket_core.identity import Principal
 from websocket_core.tickets import Tickets
 from websocket_core.unified_manager import UnifiedWebSocketManager
@@ -101,6 +101,8 @@ class Entrance:
         Raises `AuthenticationFailed`, also for a principal whose time is up, `AuthenticationUnavailable`,
         `LogUnavailable`, and whatever an authenticator raises that breaks its contract.
         """
+        if self._manager.availability.degraded:  # whoever it is, nothing can be shown; and the answer is told at once
+            raise LogUnavailable("the log is away")
         if ticket is not None:
             principal = await self.tickets.spend(ticket, origin=request.origin)
         else:

@@ -68,7 +68,10 @@ class ASGISocket:
         await self._send({"type": "websocket.send", "text": data})
 
     async def close(self, code: int, reason: str) -> None:
-        await self._send({"type": "websocket.close", "code": code, "reason": reason})
+        try:
+            await self._send({"type": "websocket.close", "code": code, "reason": reason})
+        except RuntimeError as error:  # uvicorn's word for a socket that it has closed itself, by its own time-out
+            raise ConnectionError("the socket is closed already") from error
 
 
 class WebSocketEndpoint:

@@ -12,21 +12,26 @@ import os
 import random
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final, NamedTuple
 
 from websocket_core.control import CONTROL
 from websocket_core.events import Event, random_text
 from websocket_core.identity import LogName
+from websocket_core.leases import LeasedEvent, LeaseLost
 from websocket_core.limits import Limits, Retention
 from websocket_core.log import Batch, Entry, GapReason, Position
-from websocket_core.logs.redis.exchange import Command, Exchange, Script
+from websocket_core.logs.redis.addresses import Addresses
+from websocket_core.logs.redis.exchange import Exchange, Script
 from websocket_core.logs.redis.feed import Feed
+from websocket_core.logs.redis.link import pack
 from websocket_core.logs.redis.names import Names, Namespace
-from websocket_core.logs.redis.packing import packed_event, published_entry, stored_entry
+from websocket_core.logs.redis.packing import packed_event, packed_parts, published_entry, stored_entry
 from websocket_core.logs.redis.recent import Acknowledged
 from websocket_core.logs.redis.state import RedisState
+from websocket_core.logs.redis.work import RedisWork
 from websocket_core.metrics import Metrics
+from websocket_core.work import WorkLimits
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +44,8 @@ SPARE_BYTES: Final = 1_048_576
 """So much larger than an event may be here, an entry is still read: another process may have other limits."""
 RANDOM_BYTES: Final = 12
 """Of each append: half for its mark, and half for the epoch of a log that has none."""
+FENCE: Final = "if redis.call('SISMEMBER', KEYS[4], ARGV[11]) == 1 then return '' end\n"
+"""Before the script that appends an event of a run: nothing is appended when another process has ended that run."""
 RANDOM_AT_ONCE: Final = 64
 """So many appends share one call of the source of randomness."""
 
@@ -48,7 +55,9 @@ class Place(NamedTuple):
 
     names: Names
     owner: bytes
-    fixed: tuple[Any, ...]
+    begins: bytes
+    begins_of_run: bytes
+    """The same for an event of a run with a lease."""
 
 
 class RedisLog:
@@ -75,6 +84,7 @@ class RedisLog:
         skew: Callable[[], float] = lambda: 0.0,
     ) -> None:
         retention = retention or Retention()
+        Addresses(url, timeout=timeout)  # what cannot be read is found out here
         self._url = url
         self._names = Namespace(namespace)
         self._events = retention.events
@@ -92,6 +102,7 @@ class RedisLog:
         self._rng = rng or random.SystemRandom()
         self._skew = skew
         self._append_script = Script.load("append")
+        self._append_of_run_script = Script(FENCE + self._append_script.text)
         self._read_script = Script.load("read")
         self._open_script = Script.load("open")
         self._forget_script = Script.load("forget")
@@ -107,7 +118,7 @@ class RedisLog:
         self._writing: Exchange | None = None
         self._reading: Exchange | None = None
         self._feed: Feed | None = None
-        self._random: list[str] = []  # of this process alone: a forked one comes with a loop of its own
+        self._random: list[bytes] = []  # of this process alone: a forked one comes with a loop of its own
 
     def _come_to_loop(self) -> None:
         """Begin anew where the running loop is another than before."""
@@ -118,7 +129,13 @@ class RedisLog:
 
     def state(self, *, per_user: int, clock: Callable[[], float]) -> RedisState:
         """What processes share beside the logs, over the same connection as reading."""
-        return RedisState(self, self._names, age=self._age / 1000, per_user=per_user, clock=clock)
+        return RedisState(
+            self, self._names, age=self._age / 1000, per_user=per_user, clock=clock, surely=self._run_surely
+        )
+
+    def work(self, queue: str, limits: WorkLimits) -> RedisWork:
+        """Work for one of many processes, over the same connection as reading."""
+        return RedisWork(self, self._names, queue, limits, passed_over=self._passed_over)
 
     def submit(self, *command: Any) -> asyncio.Future[Any]:
         """As `Exchange.submit`, over the connection for everything that can be asked again."""
@@ -132,7 +149,13 @@ class RedisLog:
     def _writer(self) -> Exchange:
         self._come_to_loop()
         if self._writing is None:
-            self._writing = Exchange(self._url, timeout=self._timeout, replay=self._lately)
+            self._writing = Exchange(
+                self._url,
+                timeout=self._timeout,
+                replay=self._lately,
+                rng=self._rng,
+                scripts=(self._append_script, self._append_of_run_script),
+            )
         return self._writing
 
     @property
@@ -140,14 +163,15 @@ class RedisLog:
         """The connection for everything that can be asked again."""
         self._come_to_loop()
         if self._reading is None:
-            self._reading = Exchange(self._url, timeout=self._timeout)
+            scripts = (self._open_script, self._read_script)
+            self._reading = Exchange(self._url, timeout=self._timeout, scripts=scripts, rng=self._rng)
         return self._reading
 
     async def open(self, log: LogName) -> Position:
         names = self._names.of_log(log)
         keys = (names.meta, names.entries, names.ids)
-        epoch, offset, mark = await self.reader.run(self._open_script, keys, (self._new_epoch(), HEAD_SECONDS * 1000))
-        return Position(epoch.decode(), offset, mark.decode())
+        answer = await self.reader.run(self._open_script, keys, (self._new_epoch(), HEAD_SECONDS * 1000))
+        return _position_of(answer)
 
     async def read(self, log: LogName, after: Position | None, limit: int) -> Batch:
         self._come_to_loop()
@@ -182,6 +206,10 @@ class RedisLog:
     def watch(self, log: LogName, wake: Callable[[], None]) -> Callable[[], None]:
         return self._follower().follow(log, wake)
 
+    def listen(self, heard: Callable[[], None]) -> Callable[[], None]:
+        """Call `heard` when somebody publishes something on `channel`, until the returned function is called."""
+        return self._follower().listen(heard)
+
     def _follower(self) -> Feed:
         self._come_to_loop()
         if self._feed is None:
@@ -207,36 +235,56 @@ class RedisLog:
         await asyncio.gather(self._writer.submit("SET", alive, "", "PX", 10_000), self.reader.submit("PING"))
 
     async def append(self, log: LogName, event: Event) -> Position:
+        lease_id = event.lease_id if isinstance(event, LeasedEvent) else None
         place = self._place(log)
-        keys = place.names[:3]
-        answer: bytes = await self._writer.run(self._append_script, keys, (*place.fixed, *self._said_of(event, place)))
-        epoch, offset, mark = answer.decode().split(" ")
-        position = Position(epoch, int(offset), mark)
-        self._acknowledged.add(log, event, position)
+        writer, acknowledged = self._writer, self._acknowledged  # not those of a log that was begun anew meanwhile
+        answer: bytes = await writer.send(self._append_command(place, event, lease_id=lease_id))
+        if not answer:
+            raise LeaseLost("another process has ended this run")
+        position = _position_of(answer)
+        acknowledged.add(log, len(event.body), partial(self._append_command, place, event, position))
         return position
 
     def _place_of(self, log: LogName) -> Place:
         names = self._names.of_log(log)
         fixed = (self._age, self._events, self._bytes, HEAD_SECONDS * 1000, names.channel)
-        return Place(names, log.name.encode(), fixed)
+        begins = packed_parts("EVALSHA", self._append_script.digest, 3, *names[:3], *fixed)
+        keys = (*names[:3], self._names.of_user(log.name, "x"))
+        begins_of_run = packed_parts("EVALSHA", self._append_of_run_script.digest, 4, *keys, *fixed)
+        return Place(names, log.name.encode(), begins, begins_of_run)
 
-    def _said_of(self, event: Event, place: Place) -> tuple[Any, ...]:
-        """What the script that appends is told of an event."""
+    def _append_command(
+        self, place: Place, event: Event, was: Position | None = None, *, lease_id: str | None = None
+    ) -> bytes:
+        """The script that appends, called for this event; with `was`, where it was acknowledged before; with a lease,
+        unless that is lost."""
         if not self._random:
-            text = random_text(self._entropy, RANDOM_BYTES * RANDOM_AT_ONCE)
+            text = random_text(self._entropy, RANDOM_BYTES * RANDOM_AT_ONCE).encode()
             size = len(text) // RANDOM_AT_ONCE
             self._random = [text[start : start + size] for start in range(0, len(text), size)]
-        control = int(event.connection_id == CONTROL)
-        return self._skew_ms(), self._random.pop(), event.id, packed_event(event, place.owner), control
+        skew = b"%d" % self._skew_ms()
+        event_id = event.id.encode()
+        said = packed_event(event, place.owner)
+        return b"*%d\r\n%b$%d\r\n%b\r\n$16\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$1\r\n%d\r\n%b" % (
+            16 if was is None and lease_id is None else 18,
+            place.begins if lease_id is None else place.begins_of_run,
+            len(skew), skew, self._random.pop(), len(event_id), event_id,
+            len(said), said, event.connection_id == CONTROL,
+            packed_parts(lease_id) if lease_id is not None
+            else b"" if was is None else packed_parts(was.epoch, was.offset),
+        )  # fmt: skip
 
-    def _lately(self) -> list[Command]:
-        """What was acknowledged in the last seconds, to be appended again by id."""
-        commands: list[Command] = [("SCRIPT", "LOAD", self._append_script.text)]
-        for recent in self._acknowledged:
-            place = self._place(recent.log)
-            said = (*self._said_of(recent.event, place), recent.position.epoch, recent.position.offset)
-            commands.append(("EVALSHA", self._append_script.digest, 3, *place.names[:3], *place.fixed, *said))
-        return commands if len(commands) > 1 else []
+    def _lately(self) -> list[bytes]:
+        """What was acknowledged in the last seconds, to be done again: appended by id, denied for no longer."""
+        return [recent.again() for recent in self._acknowledged]
+
+    async def _run_surely(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        """As `run`, and again if Redis forgets it: for what may be done twice."""
+        command = pack("EVAL", script.text, len(keys), *keys, *arguments)
+        writer, acknowledged = self._writer, self._acknowledged
+        answer = await writer.send(command)
+        acknowledged.add(None, len(command), lambda: command)
+        return answer
 
     async def forget(self, log: LogName) -> None:
         names = self._names.of_log(log)
@@ -252,7 +300,7 @@ class RedisLog:
         for held in (self._acknowledged, self._feed, self._writing, self._reading):
             if held is not None:
                 await held.close()
-        self._feed = self._writing = self._reading = None
+        self._begin()
 
     def _published(self, log: LogName, data: bytes) -> Entry | None:
         """The entry of a push; None for anything else."""
@@ -272,3 +320,8 @@ class RedisLog:
 
     def _skew_ms(self) -> int:
         return int(self._skew() * 1000)
+
+
+def _position_of(answer: bytes) -> Position:
+    epoch, offset, mark = answer.decode().split(" ")
+    return Position(epoch, int(offset), mark)

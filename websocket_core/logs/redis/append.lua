@@ -4,22 +4,22 @@
 --       labels and body, control (0 or 1), and where it was acknowledged before, if this Redis may have forgotten it:
 --       epoch, offset
 -- Answer: epoch, offset and mark with spaces between
+-- What is known of the log is one text: epoch, head, its mark, bytes that are retained, the oldest entry that is (or the
+-- next if none is) and its ms, and the ms at which to prolong what expires.
 -- An entry is mark, prev, ms, event id and labels (connection, thread, owner), with \31 between, then \n and the body.
-local call = redis.call
+local call, format, match = redis.call, string.format, string.match
 local meta, entries, ids = KEYS[1], KEYS[2], KEYS[3]
 local age, most, most_bytes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local id, mark = ARGV[8], string.sub(ARGV[7], 9)
+local id, mark, said = ARGV[8], string.sub(ARGV[7], 9), ARGV[9]
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[6]
 
-local known = call('HMGET', meta, 'e', 'o', 'm', 'b', 'f', 't', 'x')
-local epoch, head, prev, bytes = known[1], tonumber(known[2]), known[3], tonumber(known[4]) or 0
--- the oldest entry that is retained, or the next if none is; when that was; when to prolong what expires
-local first, first_at, fresh = tonumber(known[5]) or 1, tonumber(known[6]) or now, tonumber(known[7]) or 0
+local epoch, head, prev, bytes, first, first_at, fresh =
+  match(call('HGET', meta, 's') or '', '^(%S+) (%d+) (%S*) (%d+) (%d+) (%d+) (%d+)$')
 
 local function begin_life()
   epoch, head, prev, bytes, first, first_at, fresh = string.sub(ARGV[7], 1, 8), 0, '', 0, 1, now, 0
-  call('HSET', meta, 'e', epoch, 'o', 0, 'm', '') -- first: a server that is full refuses it
+  call('HSET', meta, 's', '') -- first: a server that is full refuses it
   call('HDEL', meta, 'c')
   call('DEL', entries, ids) -- of a life that is over
 end
@@ -29,17 +29,22 @@ local function body_of(text) return #text - (string.find(text, '\n', 1, true) or
 local function entry_at(offset)
   local name = offset .. '-0'
   local held = call('XRANGE', entries, name, name)[1]
-  if held then return string.match(held[2][2], '^([^\31]*)\31[^\31]*\31(%d+)\31([^\31]*)') end
+  if held then return match(held[2][2], '^([^\31]*)\31[^\31]*\31(%d+)\31([^\31]*)') end
 end
 
-if not epoch then begin_life() end
+if epoch then
+  head, bytes, first, first_at, fresh =
+    tonumber(head), tonumber(bytes), tonumber(first), tonumber(first_at), tonumber(fresh)
+else
+  begin_life()
+end
 
 if ARGV[11] == epoch and tonumber(ARGV[12]) <= head then
   local held, _, whose = entry_at(ARGV[12])
   if not held or whose == id then return epoch .. ' ' .. ARGV[12] .. ' ' .. (held or mark) end -- was not forgotten
 end
 
-local offset = head + 1
+local offset = format('%d', head + 1)
 if call('HSETNX', ids, id, offset) == 0 then
   local there = call('HGET', ids, id)
   local held, at, whose = entry_at(there)
@@ -47,46 +52,45 @@ if call('HSETNX', ids, id, offset) == 0 then
   call('HSET', ids, id, offset)
 end
 
-local packed = table.concat({mark, prev, now, id, ARGV[9]}, '\31')
+local packed = format('%s\31%s\31%d\31%s\31', mark, prev, now, id) .. said
 if type(redis.pcall('XADD', entries, offset .. '-0', 'd', packed)) == 'table' then
   begin_life() -- what stands there is none of ours, and higher
-  offset, packed = 1, table.concat({mark, '', now, id, ARGV[9]}, '\31')
-  call('HSETNX', ids, id, 1)
+  offset, packed = '1', format('%s\31\31%d\31%s\31', mark, now, id) .. said
+  call('HSETNX', ids, id, offset)
   call('XADD', entries, '1-0', 'd', packed)
 end
-bytes = bytes + body_of(ARGV[9])
+head, bytes = head + 1, bytes + body_of(said)
 
-local count = offset - first + 1
-if call('HLEN', ids) ~= count then -- the keys expired, or somebody else had a hand in them
-  first, first_at, bytes, fresh = offset, now, 0, 0
+-- The keys may have expired, or somebody else had a hand in them, which is looked for from time to time.
+if (first_at < now - age or head % 64 == 0) and call('HLEN', ids) ~= head - first + 1 then
+  first, first_at, bytes, fresh = head, now, 0, 0
   call('DEL', ids)
   for _, held in ipairs(call('XRANGE', entries, '-', '+')) do
-    local number = tonumber(string.match(held[1], '^(%d+)%-0$'))
-    local at, whose = string.match(held[2][2], '^[^\31]*\31[^\31]*\31(%d+)\31([^\31]*)')
+    local number = tonumber(match(held[1], '^(%d+)%-0$'))
+    local at, whose = match(held[2][2], '^[^\31]*\31[^\31]*\31(%d+)\31([^\31]*)')
     if number and whose then
       if number < first then first, first_at = number, tonumber(at) end
-      call('HSET', ids, whose, number)
+      call('HSET', ids, whose, format('%d', number))
       bytes = bytes + body_of(held[2][2])
     end
   end
-  count = offset - first + 1
 end
 
-while count > 1 and (count > most or bytes > most_bytes or first_at < now - age) do
+if first >= head then first, first_at = head, now end
+while head > first and (head - first >= most or bytes > most_bytes or first_at < now - age) do
   local oldest = call('XRANGE', entries, '-', '+', 'COUNT', 2)
   if not oldest[2] then break end
-  local whose = string.match(oldest[1][2][2], '^[^\31]*\31[^\31]*\31%d+\31([^\31]*)')
+  local whose = match(oldest[1][2][2], '^[^\31]*\31[^\31]*\31%d+\31([^\31]*)')
   if whose and whose ~= id then call('HDEL', ids, whose) end
   call('XDEL', entries, oldest[1][1])
   bytes = bytes - body_of(oldest[1][2][2])
-  first = tonumber(string.match(oldest[2][1], '^%d+'))
-  first_at = tonumber(string.match(oldest[2][2][2], '^[^\31]*\31[^\31]*\31(%d+)')) or now
-  count = offset - first + 1
+  first = tonumber(match(oldest[2][1], '^%d+'))
+  first_at = tonumber(match(oldest[2][2][2], '^[^\31]*\31[^\31]*\31(%d+)')) or now
 end
 
 local refresh = now >= fresh
 if refresh then fresh = now + math.floor(age / 8) end
-call('HSET', meta, 'o', offset, 'm', mark, 'b', bytes, 'f', first, 't', first_at, 'x', fresh)
+call('HSET', meta, 's', format('%s %s %s %d %d %d %d', epoch, offset, mark, bytes, first, first_at, fresh))
 if refresh then
   local lasts = math.floor(age / 8) + age
   call('PEXPIRE', entries, lasts)

@@ -1,4 +1,4 @@
-"""`Exchange`: commands to Redis over one connection that one task owns.
+"""`Exchange`: commands to Redis over one connection that one owner has.
 
 Whoever asks awaits a future and never touches the connection: a caller that is cancelled or loses patience takes nobody
 else's answer and leaves none behind. While one round trip is under way, commands collect, and go together in the next.
@@ -9,32 +9,42 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import re
+import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
-from itertools import chain, repeat
 from typing import Any, Final
 
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeout
+from redis.exceptions import RedisError
 
 from websocket_core.errors import LogUnavailable, ManagerClosed
+from websocket_core.logs.redis.addresses import Addresses, Rests
+from websocket_core.logs.redis.greeting import Server, get_to_know
+from websocket_core.logs.redis.link import Link, ReplyError, pack
+from websocket_core.logs.redis.refusals import CONCERN_THE_SERVER, Complaints, Refused, reason_of, word_of
+from websocket_core.logs.redis.sentinels import Watch
 
 logger = logging.getLogger(__name__)
 
 MOST: Final = 128
 """Commands in one round trip at most."""
+EARLY: Final = 32
+"""So many go without waiting for what else this turn of the loop brings: Redis and we work at the same time."""
 MOST_BYTES: Final = 1_048_576
-"""Bytes of arguments in one round trip, above which no further command joins it."""
+"""Bytes in one round trip, above which no further command joins it."""
+SHORT_REST: Final = 0.5
+"""A command waits until the next attempt if that is no further off; else it fails at once."""
+STALL_SECONDS: Final = 0.5
+"""After an answer that took longer, sentinels are asked whether this is still the master."""
+RELOADS: Final = 3
+"""How often in a row scripts are loaded again before Redis is said not to keep them."""
+QUIET_SECONDS: Final = 60.0
+"""Between two warnings of the same refusal."""
 
 Command = tuple[Any, ...]
+Item = tuple[bytes, asyncio.Future[Any]]
 
-_RUN_ID: Final = re.compile(rb"^run_id:(\w+)", re.MULTILINE)
-_NOTHING: Final = object()
+_PING: Final = pack("PING")
 
 
 class Script:
@@ -43,27 +53,12 @@ class Script:
     def __init__(self, text: str) -> None:
         self.text = text
         self.digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+        self.loading = pack("SCRIPT", "LOAD", text)
 
     @classmethod
     def load(cls, name: str) -> Script:
         """The script of that name beside this module."""
         return cls(files(__package__).joinpath(f"{name}.lua").read_text(encoding="utf-8"))
-
-
-def connect(url: str, *, timeout: float, connected: Callable[[Any], Awaitable[None]] | None = None) -> Redis:
-    """A client whose retries are off: by default it executed one append three times when replies were lost. `connected`
-    is awaited with each new connection before it is used, those included that the client makes without being asked."""
-    client: Redis = Redis.from_url(
-        url,
-        retry=Retry(NoBackoff(), 0),
-        socket_timeout=timeout,
-        socket_connect_timeout=timeout,
-        max_connections=1,
-        protocol=2,
-        decode_responses=False,
-        redis_connect_func=connected,
-    )
-    return client
 
 
 async def end_task(task: asyncio.Task[Any], *, patience: float = 1.0) -> None:
@@ -77,151 +72,328 @@ async def end_task(task: asyncio.Task[Any], *, patience: float = 1.0) -> None:
 class Exchange:
     """One connection, used in one event loop."""
 
-    def __init__(self, url: str, *, timeout: float, replay: Callable[[], Sequence[Command]] = lambda: ()) -> None:
-        """`replay` gives the commands that go first when Redis was restarted, or another took its place."""
-        self._client = connect(url, timeout=timeout, connected=self._get_to_know)
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float,
+        replay: Callable[[], Sequence[Command | bytes]] = lambda: (),
+        scripts: Sequence[Script] = (),
+        rng: random.Random | None = None,
+    ) -> None:
+        """`scripts` are loaded before the first command; `replay` gives the commands that go first when Redis was
+        restarted, or another took its place. Raises `InvalidConfiguration`."""
+        self._addresses = Addresses(url, timeout=timeout)
         self._timeout = timeout
         self._replay = replay
-        self._server: bytes | None = None
-        self._connection: int | None = None
-        self._queue: deque[tuple[Command, asyncio.Future[Any]]] = deque()
-        self._pump: asyncio.Task[None] | None = None
+        self._scripts = {script.digest: script for script in scripts}
+        self._server: Server | None = None
+        self._link: Link | None = None
+        self._queue: deque[Item] = deque()
+        self._flight: deque[Item] = deque()
+        """What was sent and has no answer yet, in order: the next answer is for the first."""
+        self._unknown: list[Item] = []
+        """What of this round trip was refused because Redis does not have the script."""
+        self._reload = False
+        self._reloads = 0
+        self._retired = False
+        self._pinging = False
+        self._proven = False
+        """Whether the connection has been of use yet."""
+        self._busy = False
+        """Whether what is queued goes with what is under way, or is about to."""
+        self._sent_at = 0.0
+        self._heard_at = 0.0
+        self._taken = 0
+        """How much the connection had taken in then."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._reaching: asyncio.Task[None] | None = None
+        self._resting = False
+        self._asked = False
+        self._rng = rng or random.SystemRandom()
+        self._rests = Rests(self._rng)
+        self._guard: Watch | None = None
+        self._switches = 0
+        self._reason = "Redis did not answer"
+        self._complaints = Complaints(logger, "Redis cannot be used")
+        self._quiet_until: dict[str, float] = {}
         self._closed = False
 
-    def submit(self, *command: Any) -> asyncio.Future[Any]:
-        """Queue a command; its answer, or `LogUnavailable`, in which case it was executed or not."""
+    def send(self, packed: bytes) -> asyncio.Future[Any]:
+        """Queue a command that `pack` has encoded; its answer, or `LogUnavailable`, in which case it was executed or
+        not."""
         if self._closed:
             raise ManagerClosed("the log was closed")
-        # Encoded before it has a place in the queue: what cannot be fails its own caller, and no neighbour.
-        command = (command[0], *[part if type(part) is bytes else str(part).encode() for part in command[1:]])
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.append((command, answer))
-        if self._pump is None:
-            # Lives while something waits. Owned by this exchange: ended by `close`.
-            self._pump = asyncio.get_running_loop().create_task(self._run(), name="websocket_core redis exchange")
-            self._pump.add_done_callback(self._ended)
+        self._queue.append((packed, answer))
+        if not self._busy:
+            self._begin()
+        elif not self._flight and len(self._queue) >= EARLY and self._link is not None:
+            self._depart()
         return answer
+
+    def submit(self, *command: Any) -> asyncio.Future[Any]:
+        """As `send`. What cannot be encoded raises `TypeError` or `UnicodeEncodeError`, and has no place in the queue:
+        it fails its own caller, and no neighbour."""
+        return self.send(pack(*command))
 
     async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         """Run a script; its answer. Raises `LogUnavailable`."""
-        try:
-            return await self.submit("EVALSHA", script.digest, len(keys), *keys, *arguments)
-        except _Unknown:  # after a restart, a failover or SCRIPT FLUSH; nothing was executed
-            return await self.submit("EVAL", script.text, len(keys), *keys, *arguments)
+        self._scripts.setdefault(script.digest, script)
+        return await self.send(pack("EVALSHA", script.digest, len(keys), *keys, *arguments))
 
     async def close(self) -> None:
         """End the connection. What waits fails with `LogUnavailable`."""
         self._closed = True
-        if self._pump is not None:
-            await end_task(self._pump)
-        await self._client.aclose()
+        if self._reaching is not None:
+            await end_task(self._reaching)
+        if self._guard is not None:
+            await end_task(self._guard.task)
+        link = self._link
+        self._part(everything=True)
+        if link is not None:
+            await link.wait_closed()
 
-    async def _run(self) -> None:
-        try:
-            while self._queue:
-                batch = self._take()
-                answers: Sequence[Any] = ()
-                try:
-                    answers = await self._round_trip([command for command, _ in batch])
-                except (RedisError, OSError, TimeoutError) as error:
-                    logger.debug("an exchange with Redis failed", extra={"error": type(error).__name__})
-                    if isinstance(error, (TimeoutError, RedisTimeout)):  # what waited behind it has waited long enough
-                        batch.extend(self._queue)
-                        self._queue.clear()
-                    await self._client.connection_pool.disconnect()
-                finally:
-                    self._settle(batch, answers)
-        except Exception:
-            logger.exception("the exchange with Redis crashed")
-            raise
-        finally:
-            self._give_up()
+    # -- one round trip after the other
 
-    def _give_up(self) -> None:
-        self._pump = None
-        left, self._queue = list(self._queue), deque()
-        self._settle(left, ())
+    def _begin(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._closed:
+            self._refuse()
+        elif self._link is not None:
+            self._busy = True
+            loop.call_soon(self._depart)  # with all that is queued in this turn of the loop
+        elif self._resting:
+            self._busy = self._asked = True
+            if self._rests.left(loop.time()) > SHORT_REST:
+                loop.call_soon(self._refuse)
+        elif self._reaching is None:
+            self._busy = True
+            # Ends when Redis is reached, or nobody asks any more. Owned by this exchange: ended by `close`.
+            self._reaching = loop.create_task(self._reach(), name="websocket_core redis exchange")
+            self._reaching.add_done_callback(self._ended)
 
-    def _take(self) -> list[tuple[Command, asyncio.Future[Any]]]:
-        batch: list[tuple[Command, asyncio.Future[Any]]] = []
+    def _depart(self) -> None:
+        link, queue, flight = self._link, self._queue, self._flight
+        if link is None or flight:
+            return  # it was lost meanwhile, and whoever lost it has seen to the queue
+        now = asyncio.get_running_loop().time()
+        if now - self._heard_at > 2 * self._timeout:
+            self._part()  # not even a ping came through: this process stood still, and who knows what else did
+            return
+        parts: list[bytes] = []
+        if self._reload:
+            for script in self._scripts.values():
+                parts.append(script.loading)
+                flight.append((b"", _answered()))
         size = 0
-        while self._queue and len(batch) < MOST and (not batch or size < MOST_BYTES):
-            command, answer = self._queue.popleft()
-            size += sum(map(len, command))
-            batch.append((command, answer))
-        return batch
+        room = MOST
+        while queue and room and size < MOST_BYTES:
+            item = queue.popleft()
+            if item[1].done():
+                continue  # cancelled before it was sent
+            flight.append(item)
+            parts.append(item[0])
+            size += len(item[0])
+            room -= 1
+        self._busy = bool(parts)
+        if parts:
+            self._sent_at, self._taken = now, link.taken
+            link.write(b"".join(parts))
 
-    async def _round_trip(self, commands: Sequence[Command]) -> list[Any]:
-        async with asyncio.timeout(self._timeout * 2):
-            answers = await self._send(commands)
-        if any(isinstance(answer, ReadOnlyError) for answer in answers):
-            await self._client.connection_pool.disconnect()  # this is a replica now; the next connection finds out
-        return [_error_of(answer) if isinstance(answer, Exception) else answer for answer in answers]
+    def _received(self, replies: list[Any]) -> None:
+        flight = self._flight
+        if len(replies) > len(flight):
+            self._part()  # more answers than questions: none of them can be trusted
+            return
+        self._heard_at = asyncio.get_running_loop().time()
+        if self._link is not None:
+            self._taken = self._link.taken
+        for reply in replies:
+            item = flight.popleft()
+            if type(reply) is ReplyError:
+                self._refused(item, str(reply))
+            elif not (waiting := item[1]).done():  # else whoever asked has been cancelled
+                waiting.set_result(reply)
+        if not flight:
+            self._landed()
 
-    async def _send(self, commands: Sequence[Command]) -> list[Any]:
-        pipeline = self._client.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command)
-        answers: list[Any] = await pipeline.execute(raise_on_error=False)
-        return answers
-
-    async def _get_to_know(self, connection: Any) -> None:
-        """A new connection, before its first command. What the old one may still have under way is fenced off, if the
-        server is the same: after a restart the number belongs to somebody else. If it is another, what was acknowledged
-        lately goes first."""
-        await connection.on_connect()
-        about, number = await _ask(connection, [("INFO", "server"), ("CLIENT", "ID")])
-        if isinstance(about, Exception):
-            raise about
-        found = _RUN_ID.search(about)
-        server = None if found is None else found[1]
-        if self._connection is not None and server is not None and server == self._server:
-            await _ask(connection, [("CLIENT", "KILL", "ID", self._connection)])  # an error means that it is gone
-        elif self._server is not None and (lately := list(self._replay())):
-            logger.warning("Redis was restarted or replaced; sending again what it acknowledged last")
-            for start in range(0, len(lately), MOST):
-                await _ask(connection, lately[start : start + MOST])
-        self._server = server
-        self._connection = number if isinstance(number, int) else None
-
-    @staticmethod
-    def _settle(batch: list[tuple[Command, asyncio.Future[Any]]], answers: Sequence[Any]) -> None:
-        """Hand out the answers; to those for whom there is none, `LogUnavailable`."""
-        for (_, waiting), answer in zip(batch, chain(answers, repeat(_NOTHING)), strict=False):
-            if waiting.done():
-                continue  # whoever asked has been cancelled
-            if answer is _NOTHING:
-                waiting.set_exception(LogUnavailable("Redis did not answer"))
-            elif isinstance(answer, Exception):
-                waiting.set_exception(answer)
+    def _landed(self) -> None:
+        """A round trip has ended: everything that was sent has its answer."""
+        self._busy = False
+        self._reload = bool(self._unknown)
+        if self._unknown:
+            # In their order, before everything that came after them, once the scripts are there.
+            self._reloads += 1
+            if self._reloads > RELOADS:
+                _fail(self._unknown, "Redis does not keep scripts")
+                self._reload = False
             else:
-                waiting.set_result(answer)
+                self._queue.extendleft(reversed(self._unknown))
+            self._unknown = []
+        else:
+            self._reloads = 0
+        if self._retired:
+            self._rests.failed(self._heard_at)
+            self._part()
+            return
+        pinged, self._pinging = self._pinging, False
+        if not pinged:
+            self._proven = True
+            self._rests.succeeded()
+            self._complaints.end()
+        if self._addresses.guarded and self._heard_at - self._sent_at > STALL_SECONDS:
+            self._part()
+        elif self._queue:
+            self._depart()  # before those who have their answers go on, for the same reason
 
-    def _ended(self, pump: asyncio.Task[None]) -> None:
-        if self._pump is pump:  # cancelled before its first turn, it has run nothing at all
-            self._give_up()
+    def _refused(self, item: Item, text: str) -> None:
+        word = word_of(text)
+        if word == "NOSCRIPT":
+            if not item[1].done():
+                self._unknown.append(item)
+            return
+        self._retired = self._retired or word in CONCERN_THE_SERVER
+        _fail([item], f"Redis refused a command: {word}")
+        self._warn(word)
 
+    def _tick(self) -> None:
+        """Nobody is left waiting, and a connection that nobody uses is tried before it is trusted."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        link = self._link
+        if link is None:
+            return
+        if self._flight:
+            due = max(self._sent_at, self._heard_at) + self._timeout
+            if now >= due:
+                if link.taken == self._taken:
+                    logger.debug("Redis did not answer in time")
+                    self._rests.failed(now)
+                    self._part(everything=True)  # what waited behind it has waited long enough
+                    return
+                self._taken, due = link.taken, now + self._timeout  # a long answer is on its way
+        else:
+            due = self._heard_at + self._timeout / 2
+            if now >= due:
+                self._busy = self._pinging = True
+                self._sent_at, self._taken = now, link.taken
+                self._flight.append((b"", _answered()))
+                link.write(_PING)
+                due = now + self._timeout
+        self._timer = loop.call_at(due, self._tick)
 
-class _Unknown(LogUnavailable):
-    """Redis does not have the script."""
+    def _lost(self, link: Link) -> None:
+        if link is self._link:
+            if not self._proven:
+                self._rests.failed(asyncio.get_running_loop().time())
+            self._part()
 
+    def _part(self, *, everything: bool = False) -> None:
+        """Give the connection up for good. What is under way fails, and what is queued too, or waits for the next."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._link is not None:
+            self._link.close()
+        self._link = self._timer = None
+        self._retired = self._reload = self._pinging = self._busy = False
+        left = [*self._unknown, *self._flight, *(self._queue if everything else ())]
+        self._unknown = []
+        self._flight.clear()
+        if everything:
+            self._queue.clear()
+        _fail(left, "Redis did not answer")
+        if self._queue:
+            self._begin()
 
-def _error_of(error: Exception) -> LogUnavailable:
-    if isinstance(error, NoScriptError):
-        return _Unknown("Redis does not have the script")
-    word = str(error).split(" ", 1)[0] if isinstance(error, ResponseError) else ""
-    known = word if word.isupper() and len(word) <= 16 else type(error).__name__
-    logger.warning("Redis refused a command", extra={"error": known})
-    return LogUnavailable(f"Redis refused a command: {known}")
+    # -- coming to know a connection
 
+    async def _reach(self) -> None:
+        """Come to Redis; again and again, for as long as somebody asks."""
+        while True:
+            rest = self._rests.left(asyncio.get_running_loop().time())
+            self._asked = self._asked or bool(self._queue)
+            if rest > 0.0:
+                self._resting = True
+                if rest > SHORT_REST:
+                    self._refuse()
+                await asyncio.sleep(rest)
+                self._resting = False
+                if not self._asked:
+                    return
+            self._busy, self._asked = True, False
+            try:
+                await self._open()
+            except (RedisError, OSError, Refused) as error:
+                self._reason = reason_of(error)
+                self._complaints.say(self._reason)
+            except Exception:
+                logger.exception("coming to know Redis crashed")
+            else:
+                return
+            self._rests.failed(asyncio.get_running_loop().time())
+            self._asked = bool(self._queue)
+            self._refuse()
 
-async def _ask(connection: Any, commands: Sequence[Command]) -> list[Any]:
-    """Send commands over a connection that nobody else uses yet; their answers, errors among them."""
-    await connection.send_packed_command(connection.pack_commands(commands))
-    answers: list[Any] = []
-    for _ in commands:
+    async def _open(self) -> None:
+        switches = self._switches
+        async with asyncio.timeout(self._timeout * 2):
+            link = Link(await self._addresses.dial())
         try:
-            answers.append(await connection.read_response())
-        except ResponseError as error:
-            answers.append(error)
-    return answers
+            scripts = [script.loading for script in self._scripts.values()]
+            server = await get_to_know(link, self._server, scripts=scripts, replay=self._replay, timeout=self._timeout)
+            if link.closed or switches != self._switches:
+                raise ConnectionResetError("the connection was lost, or another has become the master")
+        except BaseException:
+            link.close()
+            raise
+        link.received, link.lost = self._received, self._lost
+        self._server, self._link = server, link
+        self._proven = False
+        loop = asyncio.get_running_loop()
+        self._heard_at = loop.time()
+        self._timer = loop.call_at(self._heard_at + self._timeout / 2, self._tick)
+        self._busy = False
+        if self._guard is None and self._addresses.guarded:
+            self._guard = Watch(self._addresses, self._switched, rng=self._rng)
+        if self._queue:
+            self._begin()
+
+    def _switched(self) -> None:
+        self._switches += 1
+        if self._link is not None:
+            self._part()
+
+    def _refuse(self) -> None:
+        """Nobody waits for a Redis that was just found away."""
+        self._busy = False
+        left = list(self._queue)
+        self._queue.clear()
+        _fail(left, self._reason)
+
+    def _warn(self, word: str) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._quiet_until.get(word, now):
+            self._quiet_until[word] = now + QUIET_SECONDS
+            logger.warning("Redis refused a command", extra={"error": word})
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._reaching = None
+        self._resting = False
+        if task.cancelled():  # perhaps before its first turn
+            self._refuse()
+        elif self._queue and self._link is None:
+            self._begin()
+
+
+def _fail(items: Iterable[Item], text: str) -> None:
+    for _, waiting in items:
+        if not waiting.done():
+            waiting.set_exception(LogUnavailable(text))
+
+
+def _answered() -> asyncio.Future[Any]:
+    """For what nobody asked."""
+    answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    answer.set_result(None)
+    return answer

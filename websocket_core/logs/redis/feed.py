@@ -10,53 +10,90 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from redis.exceptions import RedisError
 
 from websocket_core.identity import LogName
 from websocket_core.log import Batch, Entry, Position
-from websocket_core.logs.redis.exchange import Exchange, connect, end_task
+from websocket_core.logs.redis.addresses import Addresses, Rests
+from websocket_core.logs.redis.exchange import Exchange, end_task
+from websocket_core.logs.redis.link import Link, pack
 from websocket_core.logs.redis.names import Namespace
+from websocket_core.logs.redis.refusals import Complaints, Refused, reason_of, refused
+from websocket_core.logs.redis.sentinels import Watch
 
 logger = logging.getLogger(__name__)
 
 COPIES: Final = 256
-"""How many of the newest entries of a followed log are kept here."""
+"""How many of the newest entries of a followed log are kept here at most."""
+COPIES_BYTES: Final = 262_144
+"""How large their bodies are together at most, unless it is one."""
+COPIES_SECONDS: Final = 15.0
+"""After so long without a push, or twice that, they are dropped: whoever followed has read them."""
 PROBE_SECONDS: Final = 2.0
 """Between two events that make the round trip through Redis to show that they arrive."""
 DEAF_SECONDS: Final = 6.0
 """Without one for so long, the subscriber is deaf: it is replaced."""
+LINGER_SECONDS: Final = 30.0
+"""How long a log is subscribed to after its last watcher has left: most come back."""
+LINGERING: Final = 4_096
+"""How many are at most."""
 SUBSCRIBED_AT_ONCE: Final = 512
 
 
 class Hub:
     """The newest entries of one log, as far as they join, and who is woken by the next."""
 
-    __slots__ = ("copies", "size", "watchers")
+    __slots__ = ("copies", "fresh", "log", "size", "watchers")
 
-    def __init__(self) -> None:
-        self.watchers: dict[object, Callable[[], None]] = {}
+    def __init__(self, log: LogName) -> None:
+        self.log = log
+        self.watchers: tuple[Callable[[], None], ...] = ()
         self.copies: deque[Entry] = deque(maxlen=COPIES)
+        self.size = 0
+        """At least what the bodies of the copies have in bytes."""
+        self.fresh = False
 
-    def wake(self) -> None:
-        for watcher in list(self.watchers.values()):
-            watcher()
+    def drop(self) -> None:
+        self.copies.clear()
+        self.size = 0
 
     def take(self, entry: Entry | None) -> None:
         """Keep a copy of an entry; None drops them all, as one does that does not join."""
-        last = self.copies[-1] if self.copies else None
+        # Once for every event that is followed in this process: written for speed.
+        copies = self.copies
         if entry is None:
-            self.copies.clear()
-        elif last is None or (
-            entry.epoch == last.epoch and entry.offset == last.offset + 1 and entry.prev == last.mark
-        ):
-            self.copies.append(entry)
-        elif entry.epoch != last.epoch or entry.offset > last.offset or entry.mark != last.mark:
-            self.copies.clear()
-            self.copies.append(entry)
-        self.wake()
+            self.drop()
+        else:
+            if copies:
+                last = copies[-1]
+                if entry.prev == last.mark and entry.offset == last.offset + 1 and entry.epoch == last.epoch:
+                    copies.append(entry)
+                elif entry.epoch != last.epoch or entry.offset > last.offset or entry.mark != last.mark:
+                    self.drop()
+                    copies.append(entry)
+            else:
+                copies.append(entry)
+            self.fresh = True
+            self.size += len(entry.event.body)
+            if self.size > COPIES_BYTES:
+                self._shrink()
+        for watcher in self.watchers:
+            watcher()
+
+    def leave(self, watcher: Callable[[], None]) -> None:
+        """One who follows twice leaves once."""
+        place = self.watchers.index(watcher)
+        self.watchers = self.watchers[:place] + self.watchers[place + 1 :]
+
+    def _shrink(self) -> None:
+        """To half, so that it is seldom done."""
+        copies = self.copies
+        self.size = sum(len(entry.event.body) for entry in copies)
+        while self.size > COPIES_BYTES // 2 and len(copies) > 1:
+            self.size -= len(copies.popleft().event.body)
 
     def after(self, position: Position, limit: int, most_bytes: int) -> Batch | None:
         """What the copies have after a position, if that joins them and there is something; else None: ask Redis."""
@@ -92,130 +129,249 @@ class Feed:
         rng: random.Random,
         monotonic: Callable[[], float],
     ) -> None:
+        """`entry` makes an entry out of what was published to that log, and None out of anything else; `probe` names
+        this process, among all that use the namespace; `healed` is called each time a subscriber that heard nothing any
+        more has been replaced by one that is subscribed to everything. Raises `InvalidConfiguration`."""
+        self._addresses = Addresses(url, timeout=timeout)
         self._names = names
         self._exchange = exchange
-        self._client = connect(url, timeout=timeout)
-        self._entry_of = entry
-        self._probe_channel = names.plain(f"process:{probe}")
+        self._timeout = timeout
+        self._entry = entry
+        self.channel = names.plain(f"process:{probe}")
+        """On which this process hears its own probes, and the signals of others: anything but an empty text."""
+        self._own = self.channel.encode()
+        self._probe = pack("PUBLISH", self.channel, "")
         self._healed = healed
         self._rng = rng
+        self._rests = Rests(rng)
+        self._guard: Watch | None = None
+        self._complaints = Complaints(logger, "the subscriber of the log is replaced")
         self._monotonic = monotonic
-        self._hubs: dict[str, tuple[LogName, Hub]] = {}
-        self._changed = asyncio.Event()
-        self._wanted: deque[tuple[str, bool]] = deque()
+        self._hubs: dict[bytes, Hub] = {}
+        self._hub_of: dict[LogName, Hub] = {}
+        self._lingering: dict[bytes, float] = {}
+        """Channels whose last watcher has left, and until when they stay; the first to go first."""
+        self._listeners: dict[object, Callable[[], None]] = {}
+        self._changed: dict[bytes, None] = {}
+        self._cooled_at = monotonic()
+        self._link: Link | None = None
+        self._gone: asyncio.Future[None] | None = None
         self._heard_at = 0.0
+        self._stands = False
+        """Whether the subscriber is subscribed to everything."""
+        self._replacing = False
+        """Whether one was lost that was."""
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
 
     def follow(self, log: LogName, wake: Callable[[], None]) -> Callable[[], None]:
         """Call `wake` after each push of that log, and whenever pushes may have been lost, until the returned function
         is called."""
-        channel = self._names.of_log(log).channel
-        held = self._hubs.get(channel)
-        if held is None:
-            held = self._hubs[channel] = (log, Hub())
-            self._want(channel, True)
-        hub = held[1]
-        token = object()
-        hub.watchers[token] = wake
-        if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="websocket_core redis feed")
+        hub = self._hub_of.get(log)
+        channel = self._names.of_log(log).channel.encode()
+        if hub is None:
+            hub = self._hubs[channel] = self._hub_of[log] = Hub(log)
+            self._want(channel)
+        else:
+            self._lingering.pop(channel, None)
+        hub.watchers += (wake,)
+        self._start()
+        there = True
 
         def leave() -> None:
-            hub.watchers.pop(token, None)
-            if not hub.watchers and self._hubs.get(channel, (None, None))[1] is hub:
-                del self._hubs[channel]
-                self._want(channel, False)
+            nonlocal there
+            if not there:
+                return
+            there = False
+            hub.leave(wake)
+            if not hub.watchers:
+                self._lingering[channel] = self._monotonic() + LINGER_SECONDS
+                if len(self._lingering) > LINGERING:
+                    self._unfollow(next(iter(self._lingering)))
+
+        return leave
+
+    def listen(self, heard: Callable[[], None]) -> Callable[[], None]:
+        """Call `heard` whenever somebody publishes anything but an empty text on `channel`, and whenever that may have
+        been missed, until the returned function is called."""
+        token = object()
+        self._listeners[token] = heard
+        self._start()
+
+        def leave() -> None:
+            self._listeners.pop(token, None)
 
         return leave
 
     def copies_of(self, log: LogName) -> Hub | None:
-        held = self._hubs.get(self._names.of_log(log).channel)
-        return None if held is None else held[1]
+        return self._hub_of.get(log)
 
     async def close(self) -> None:
+        self._closed = True
         if self._task is not None:
             await end_task(self._task)
-        await self._client.aclose()
+        if self._guard is not None:
+            await end_task(self._guard.task)
 
-    def _want(self, channel: str, follow: bool) -> None:
-        self._wanted.append((channel, follow))
-        self._changed.set()
+    # -- one subscriber after the other
+
+    def _start(self) -> None:
+        if self._task is None and not self._closed:
+            # Lives until `close`, which ends it.
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="websocket_core redis feed")
 
     async def _run(self) -> None:
         """Listen, and begin anew whenever the connection is lost or says nothing."""
-        failures = 0
         while True:
             try:
                 await self._listen()
-            except (RedisError, OSError, TimeoutError) as error:
-                logger.warning("the subscriber of the log is replaced", extra={"error": type(error).__name__})
+            except (RedisError, OSError, Refused) as error:
+                self._complaints.say(reason_of(error))
             except Exception:  # a subscriber that dies for good leaves everybody waiting
                 logger.exception("the subscriber of the log crashed and is replaced")
-            self._healed()
-            for _, hub in list(self._hubs.values()):
-                hub.copies.clear()
-            failures = 0 if self._heard_at > 0.0 else failures + 1
-            await asyncio.sleep(self._rng.uniform(0.05, min(4.0, 0.1 * 2**failures)))
+            self._rests.failed(0.0)
+            await asyncio.sleep(self._rests.left(0.0))
 
     async def _listen(self) -> None:
-        self._heard_at = 0.0
-        subscriber = self._client.pubsub()
-        helpers: list[asyncio.Task[None]] = []
+        async with asyncio.timeout(self._timeout * 2):
+            link = Link(await self._addresses.dial())
+        self._gone = gone = asyncio.get_running_loop().create_future()
+        link.received, link.lost = self._received, self._lost
         try:
-            self._wanted.clear()
-            await subscriber.subscribe(self._probe_channel)
-            for start in range(0, len(channels := list(self._hubs)), SUBSCRIBED_AT_ONCE):
-                await subscriber.subscribe(*channels[start : start + SUBSCRIBED_AT_ONCE])
+            if link.closed:
+                raise ConnectionResetError("the connection was lost")
+            if self._guard is None and self._addresses.guarded:
+                self._guard = Watch(self._addresses, self._switched, rng=self._rng)
+            self._link = link
+            self._stands = False
+            self._heard_at = 0.0
+            self._changed.clear()
+            await self._subscribe(link, list(self._hubs))
+            await self._subscribe(link, [self._own])  # its confirmation is the last
             began = self._monotonic()
-            loop = asyncio.get_running_loop()
-            helpers = [loop.create_task(self._subscribe(subscriber)), loop.create_task(self._probe())]
-            while True:
-                message = await subscriber.get_message(timeout=1.0)
-                if message is not None:
-                    self._take(message)
-                for helper in helpers:
-                    if helper.done():
-                        helper.result()
+            seconds = 0
+            while not gone.done():
+                await asyncio.wait([gone], timeout=1.0)
+                seconds += 1
+                if self._stands and not gone.done():
+                    self._rests.succeeded()
                 if self._monotonic() - max(began, self._heard_at) > DEAF_SECONDS:
                     raise TimeoutError("nothing arrives")
+                if seconds % PROBE_SECONDS == 0:
+                    self._send_probe()
+                self._tidy()
+            gone.result()
         finally:
-            for helper in helpers:
-                await end_task(helper, patience=0.1)
-            await subscriber.aclose()  # type: ignore[no-untyped-call]
+            # At once, not when the next one stands: what it hears must not join what was heard before.
+            self._link = None
+            self._replacing = self._replacing or self._stands
+            link.close()
+            for hub in self._hubs.values():
+                hub.drop()
+            await link.wait_closed()
 
-    async def _subscribe(self, subscriber: Any) -> None:
-        """Carry out what was asked for since."""
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            while self._wanted:
-                channel, follow = self._wanted.popleft()
-                if follow and channel in self._hubs:
-                    await subscriber.subscribe(channel)
-                elif not follow and channel not in self._hubs:
-                    await subscriber.unsubscribe(channel)
+    async def _subscribe(self, link: Link, channels: list[bytes]) -> None:
+        for start in range(0, len(channels), SUBSCRIBED_AT_ONCE):
+            link.write(pack("SUBSCRIBE", *channels[start : start + SUBSCRIBED_AT_ONCE]))
+            await link.drained()
 
-    async def _probe(self) -> None:
-        """Send an event through Redis to ourselves, again and again."""
-        while True:
-            asking = self._exchange.submit("PUBLISH", self._probe_channel, "")
-            asking.add_done_callback(lambda answer: answer.cancelled() or answer.exception())  # its absence is noticed
-            await asyncio.sleep(PROBE_SECONDS)
+    def _send_probe(self) -> None:
+        """Send an event through Redis to ourselves. Its absence is noticed."""
+        asking = self._exchange.send(self._probe)
+        asking.add_done_callback(lambda answer: answer.cancelled() or answer.exception())
 
-    def _take(self, message: dict[str, Any]) -> None:
-        channel = message["channel"].decode()
-        if channel == self._probe_channel:
-            self._heard_at = self._monotonic()
+    # -- what is followed
+
+    def _want(self, channel: bytes) -> None:
+        if self._link is None:
+            return  # the next one subscribes to everything
+        if not self._changed:
+            asyncio.get_running_loop().call_soon(self._carry_out)
+        self._changed[channel] = None
+
+    def _carry_out(self) -> None:
+        changed, self._changed = self._changed, {}
+        if self._link is not None:
+            for verb, channels in (
+                ("SUBSCRIBE", [channel for channel in changed if channel in self._hubs]),
+                ("UNSUBSCRIBE", [channel for channel in changed if channel not in self._hubs]),
+            ):
+                for start in range(0, len(channels), SUBSCRIBED_AT_ONCE):
+                    self._link.write(pack(verb, *channels[start : start + SUBSCRIBED_AT_ONCE]))
+
+    def _unfollow(self, channel: bytes) -> None:
+        del self._lingering[channel]
+        hub = self._hubs.pop(channel)
+        del self._hub_of[hub.log]
+        self._want(channel)
+
+    def _tidy(self) -> None:
+        """Leave what nobody came back to, and drop copies of what has become quiet."""
+        now = self._monotonic()
+        for channel, until in list(self._lingering.items()):
+            if until > now:
+                break
+            self._unfollow(channel)
+        if now - self._cooled_at >= COPIES_SECONDS:
+            self._cooled_at = now
+            for hub in self._hubs.values():
+                if not hub.fresh:
+                    hub.drop()
+                hub.fresh = False
+
+    # -- what is heard
+
+    def _received(self, replies: list[Any]) -> None:
+        hubs = self._hubs
+        try:
+            for reply in replies:
+                if type(reply) is not list:
+                    raise refused("subscriptions", str(reply))
+                kind, channel, payload = reply
+                if kind != b"message":
+                    self._confirmed(kind, channel)
+                elif (hub := hubs.get(channel)) is None:
+                    if channel == self._own:
+                        self._heard(payload)
+                elif hub.watchers:
+                    hub.take(self._entry(hub.log, payload))
+                else:
+                    hub.drop()  # nobody is there to read it; whoever comes back reads the log
+        except Exception as error:  # told by whoever replaces the subscriber; the transport would only log it
+            self._end(error)
+
+    def _confirmed(self, kind: bytes, channel: bytes) -> None:
+        if kind != b"subscribe":
             return
-        held = self._hubs.get(channel)
-        if held is None:
-            return
-        log, hub = held
-        if message["type"] == "subscribe":
+        if channel == self._own:
+            self._stands = True
+            self._complaints.end()
+            self._send_probe()
+            if self._replacing:
+                self._replacing = False
+                self._healed()
+            _call(self._listeners.values())
+        elif (hub := self._hubs.get(channel)) is not None:
             hub.take(None)  # whoever read before this may have missed something
-        elif message["type"] == "message":
-            hub.take(self._entry(log, message["data"]))
+        else:
+            self._want(channel)  # given up while everything was subscribed to
 
-    def _entry(self, log: LogName, data: bytes) -> Entry | None:
-        """The entry of a push; None for anything else."""
-        return self._entry_of(log, data)
+    def _heard(self, payload: bytes) -> None:
+        self._heard_at = self._monotonic()
+        if payload:
+            _call(self._listeners.values())
+
+    def _lost(self, _link: Link) -> None:
+        self._end(ConnectionResetError("the connection was lost"))
+
+    def _switched(self) -> None:
+        self._end(ConnectionResetError("another has become the master"))
+
+    def _end(self, error: Exception) -> None:
+        if self._gone is not None and not self._gone.done():
+            self._gone.set_exception(error)
+
+
+def _call(listeners: Iterable[Callable[[], None]]) -> None:
+    for listener in list(listeners):
+        listener()

@@ -25,6 +25,12 @@ def packed_event(event: Event, owner: bytes) -> bytes:
     return b"%b%b\n%b" % (labels.encode(), owner, event.body)
 
 
+def packed_parts(*parts: str | int) -> bytes:
+    """Arguments of a command, as Redis is sent them."""
+    encoded = [str(part).encode() for part in parts]
+    return b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in encoded)
+
+
 def published_entry(log: LogName, data: bytes, clocks: float) -> Entry:
     """An entry as it is published: epoch and offset, then as it is stored. `clocks` is how far the monotonic clock is
     ahead of Unix time. Raises `ValueError` for anything else."""

@@ -8,9 +8,9 @@ local meta, entries = KEYS[1], KEYS[2]
 local limit, most, most_of_one = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local time = call('TIME')
 local cutoff = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[1] - ARGV[2]
-local known = call('HMGET', meta, 'e', 'o', 'm')
-local epoch, head, head_mark = known[1], tonumber(known[2]), known[3]
+local epoch, head, head_mark = string.match(call('HGET', meta, 's') or '', '^(%S+) (%d+) (%S*) ')
 if not epoch then return false end
+head = tonumber(head)
 
 local foreign = 0
 
@@ -65,8 +65,13 @@ elseif ARGV[6] == epoch and offset < head then
   if next_ and next_[1] == offset + 1 and young(next_) then
     if prev_of(next_) == mark then start, start_mark = offset, mark else reason = 'diverged' end
   else
-    local first = oldest()
-    reason = first and first[1] <= offset + 1 and 'diverged' or 'trimmed'
+    local unreadable, here = foreign > 0, range(offset, 1)[1]
+    if unreadable and here and here[1] == offset and string.match(here[2], '^[^\31]*') == mark then
+      start, start_mark = offset, mark -- it stands where it stood; what comes next is none of ours
+    else
+      local first = oldest()
+      reason = first and first[1] <= offset + 1 and 'diverged' or 'trimmed'
+    end
   end
 elseif ARGV[6] == epoch then
   reason = 'diverged'

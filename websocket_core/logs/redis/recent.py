@@ -8,9 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 from websocket_core.errors import LogUnavailable
-from websocket_core.events import Event
 from websocket_core.identity import LogName
-from websocket_core.log import Position
 from websocket_core.logs.redis.exchange import end_task
 
 KEPT_SECONDS: Final = 3.0
@@ -23,9 +21,11 @@ ASK_SECONDS: Final = 1.0
 
 class Recent(NamedTuple):
     at: float
-    log: LogName
-    event: Event
-    position: Position
+    log: LogName | None
+    """The log that it was done to; None for what is done to none."""
+    size: int
+    again: Callable[[], bytes]
+    """The command that does it again."""
 
 
 class Acknowledged:
@@ -43,25 +43,28 @@ class Acknowledged:
         self._held: deque[Recent] = deque()
         self._bytes = 0
         self._vigil: asyncio.Task[None] | None = None
+        self._closed = False
 
     def __iter__(self) -> Iterator[Recent]:
         return iter(list(self._held))
 
-    def add(self, log: LogName, event: Event, position: Position) -> None:
-        self._held.append(Recent(self._monotonic(), log, event, position))
-        self._bytes += len(event.body)
+    def add(self, log: LogName | None, size: int, again: Callable[[], bytes]) -> None:
+        """Keep what was just acknowledged, of about so many bytes."""
+        self._held.append(Recent(self._monotonic(), log, size, again))
+        self._bytes += size
         while len(self._held) > KEPT or self._bytes > KEPT_BYTES:
             self._drop_oldest()
-        if self._vigil is None:
+        if self._vigil is None and not self._closed:
             # Lives while something is held. Owned by this memory: ended by `close`.
             self._vigil = asyncio.get_running_loop().create_task(self._watch(), name="websocket_core redis vigil")
 
     def forget(self, log: LogName) -> None:
         """Forget what belongs to that log."""
         self._held = deque([each for each in self._held if each.log != log])
-        self._bytes = sum(len(each.event.body) for each in self._held)
+        self._bytes = sum(each.size for each in self._held)
 
     async def close(self) -> None:
+        self._closed = True
         if self._vigil is not None:
             await end_task(self._vigil)
             self._vigil = None
@@ -79,4 +82,4 @@ class Acknowledged:
         self._vigil = None
 
     def _drop_oldest(self) -> None:
-        self._bytes -= len(self._held.popleft().event.body)
+        self._bytes -= self._held.popleft().size

@@ -1,4 +1,4 @@
-"""What processes share that is no log, in Redis: connection ids, the deny-list and tickets.
+"""What processes share that is no log, in Redis: connection ids, the deny-list and tickets; leases and seats beside it.
 
 What belongs to a user is in the slot of the user's log. A ticket is asked for by whoever has not said who they are, so
 it has a key of its own; the user's slot notes which tickets there are.
@@ -11,13 +11,15 @@ import contextlib
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from websocket_core.errors import LogUnavailable
 from websocket_core.identity import UserId
 from websocket_core.logs.redis.exchange import Script
+from websocket_core.logs.redis.leases import Process, RedisLeases, runs_key
 from websocket_core.logs.redis.names import Namespace
+from websocket_core.logs.redis.seats import RedisSeats, seats_key
 from websocket_core.state import TICKETS_PER_USER
 
 LONGEST_SECONDS: Final = 100 * 365 * 86_400
@@ -37,7 +39,8 @@ class RedisState:
 
     Connection ids and tickets grow old by the clock of Redis, which all processes share; denials end by `clock`, and
     Redis drops them at that time. A Redis that restarts without persistence, or from an old file, forgets all of it:
-    tokens that were denied since are good again until they expire. Every method raises `LogUnavailable`, and
+    what was denied in the last 3 seconds is denied again, and other tokens that were denied since that file are good
+    again until they expire. Every method raises `LogUnavailable`, and
     `ManagerClosed` after the exchange was closed. Whether anything happened is then unknown, and all but `take_ticket`
     may be called again.
     """
@@ -50,12 +53,21 @@ class RedisState:
         age: float,
         per_user: int,
         clock: Callable[[], float] = time.time,
+        surely: Callable[[Script, Sequence[str], Sequence[Any]], Awaitable[Any]] | None = None,
     ) -> None:
+        """`surely` runs a script as `exchange.run` does, and again if Redis is restarted or replaced right after."""
         self._exchange = exchange
+        self._surely = surely or exchange.run
         self._names = names
         self._age = age
         self._per_user = per_user
         self._clock = clock
+        self.leases: Final = RedisLeases(exchange, names, age=age) if isinstance(exchange, Process) else None
+        """The leases of runs, where this process can be told of what is asked of them."""
+        self.seats: Final = (
+            RedisSeats(exchange, names, age=age, known=per_user) if isinstance(exchange, Process) else None
+        )
+        """The connections of users in all processes."""
         self._connection_script = Script.load("state_connection")
         self._deny_script = Script.load("state_deny")
         self._ticket_script = Script.load("state_ticket")
@@ -69,11 +81,13 @@ class RedisState:
             self._exchange.submit("ZSCORE", self._connections(user_id), _exact(connection_id)),
             self._exchange.submit("TIME"),
         )
-        return seen is not None and seconds * 1_000_000 + micros - seen <= self._age * 1e6
+        return seen is not None and int(seconds) * 1_000_000 + int(micros) - float(seen) <= self._age * 1e6
 
     async def forget_user(self, user_id: UserId) -> None:
         _, keys = await asyncio.gather(
-            self._exchange.submit("DEL", self._connections(user_id)),
+            self._exchange.submit(
+                "DEL", self._connections(user_id), runs_key(self._names, user_id), seats_key(self._names, user_id)
+            ),
             self._exchange.submit("HKEYS", self._tickets(user_id)),
         )
         await self._drop_tickets(user_id, keys)
@@ -81,7 +95,7 @@ class RedisState:
     async def deny(self, user_id: UserId, token_id: str | None, *, issued_until: float, until: float) -> None:
         left = until - self._clock()
         arguments = (repr(float(issued_until)), repr(float(until)), _milliseconds(left) if left >= 0.0 else 0)
-        await self._exchange.run(self._deny_script, (self._denial(user_id, token_id),), arguments)
+        await self._surely(self._deny_script, (self._denial(user_id, token_id),), arguments)
 
     async def denied(self, user_id: UserId, token_id: str | None, issued_at: float | None) -> bool:
         # Each is asked for by GET, which fails for what is no text; MGET would answer that nothing is denied.
