@@ -4,7 +4,7 @@
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-all browser-test check audit bench mutants simulate docs build clean
+.PHONY: help setup demo demo-fleet test test-all browser-test check audit bench mutants simulate docs build clean
 
 # $(call find-python,names): shell words that print the first interpreter on PATH which really runs (a pyenv
 # shim may not), is new enough, and can make environments.
@@ -42,6 +42,12 @@ endef
 .venv-bench/.ready: pyproject.toml constraints/dev.txt constraints/bench.txt
 	$(call environment,bench,constraints/dev.txt constraints/bench.txt)
 
+# What the tests show to be broken, beside everything else; no environment of its own.
+.venv-control/.ready: constraints/control.txt | .venv/.ready
+	@echo "Installing into $(@D)"
+	@$(RUN) pip install -q --upgrade --no-deps --target $(@D) -r $<
+	@touch $@
+
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
@@ -51,13 +57,16 @@ setup: .venv/.ready ## make .venv, with the package editable in it
 demo: setup ## run the demo and print the address to open (HOST=, PORT=)
 	@$(RUN) examples.docs_agent $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
 
-test: setup ## run the whole suite; what was skipped is listed with its reason (ARGS=)
+demo-fleet: setup ## the same on a Redis: three server processes behind one address, one that works (HOST=, PORT=)
+	@$(RUN) examples.fleet $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
+
+test: setup .venv-control/.ready ## run the whole suite; what was skipped is listed with its reason (ARGS=)
 	@$(RUN) $(SUITE) $(ARGS)
 
 browser-test: setup ## run only the tests that need Chromium
 	@$(RUN) pytest -m browser $(ARGS)
 
-test-all: ## run the suite on every supported Python that this machine has
+test-all: .venv-control/.ready ## run the suite on every supported Python that this machine has
 	@failed=; for version in $(VERSIONS); do \
 	    python=$$($(call find-python,python$$version)); \
 	    for candidate in "$$HOME"/.pyenv/versions/$$version*/bin/python; do \

@@ -36,6 +36,8 @@ KNOWN_NODE: Final = ("ws", "8.17.0")
 REACH_SECONDS: Final = 15.0
 AUDIT_SECONDS: Final = 300.0
 NOT_OURS: Final = frozenset({"node_modules", "build", "dist"})
+CONTROL: Final = "control.txt"
+"""Pins what is known to be broken, for a test that shows so, in a directory from which nothing else imports."""
 
 
 class State(StrEnum):
@@ -99,7 +101,7 @@ def reason(text: str) -> str:
 
 def check_floors(root: Path) -> Report:
     """Every pin in `constraints/` and every lower bound in `pyproject.toml` against the table."""
-    pins = [each for path in sorted(root.glob("constraints/*.txt")) for each in pins_of(_text(path), _name(path, root))]
+    pins = [each for path in constraint_files(root) for each in pins_of(_text(path), _name(path, root))]
     bounds = list(bounds_of(_text(root / "pyproject.toml"), "pyproject.toml"))
     if not pins:
         return Report("floors", State.NOT_CHECKED, "no constraint files")
@@ -109,6 +111,10 @@ def check_floors(root: Path) -> Report:
     found += not_asked(bounds, "pyproject.toml")
     word = f"{len(pins)} pins and {len(bounds)} lower bounds"
     return Report("floors", State.FOUND if found else State.PASSED, word, tuple(table(found)) if found else ())
+
+
+def constraint_files(root: Path) -> list[Path]:
+    return [path for path in sorted(root.glob("constraints/*.txt")) if path.name != CONTROL]
 
 
 def _text(path: Path) -> str:
@@ -157,7 +163,7 @@ def pip_audit(run: Run, root: Path, service: str, file: Path, seconds: float) ->
 
 def check_python(root: Path, run: Run) -> Report:
     """pip-audit on each constraint file, with the first service that knows what has to be known."""
-    files = sorted(root.glob("constraints/*.txt"))
+    files = constraint_files(root)
     service, refusals = None, []
     with tempfile.TemporaryDirectory(prefix="audit-") as directory:
         known = Path(directory) / "known.txt"

@@ -29,7 +29,7 @@ from tests.support import (
     until,
     virtual_time,
 )
-from websocket_core import outbox
+from websocket_core import appender
 from websocket_core.errors import AppendFailed, ConnectionRefused, InvalidEvent, ManagerClosed
 from websocket_core.events import Event
 from websocket_core.identity import LogName
@@ -97,7 +97,7 @@ async def test_the_retry_machinery_is_not_entered_on_the_happy_path(monkeypatch:
             made.append(1)
             super().__init__(*args, **kwargs)
 
-    monkeypatch.setattr(outbox, "AsyncRetrying", Counting)
+    monkeypatch.setattr(appender, "AsyncRetrying", Counting)
     log = TroubledLog()
     async with a_manager(log, retry=quick_retry()) as manager:
         for n in range(100):

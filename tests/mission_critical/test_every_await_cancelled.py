@@ -41,6 +41,8 @@ from tests.support import (
     until,
     virtual_time,
 )
+from websocket_core import availability
+from websocket_core.appender import TURN
 from websocket_core.auth import AuthRequest
 from websocket_core.connection import WebSocketConnection
 from websocket_core.control import CONTROL
@@ -60,7 +62,6 @@ from websocket_core.log import Batch, Entry, GapReason, Position
 from websocket_core.log_probe import check_chain
 from websocket_core.logs.memory import MemoryLog
 from websocket_core.outbound import CONTROL_FRAMES
-from websocket_core.outbox import TURN
 from websocket_core.router import websocket_router
 from websocket_core.state import MemoryState
 from websocket_core.unified_emitter import UnifiedWebSocketEmitter
@@ -70,6 +71,7 @@ Record = Callable[[str, object], None]
 
 ALICE: Final = LogName.of_user(UserId("alice"))
 SWEEPER: Final = "websocket_core sweeper"
+AVAILABILITY: Final = "websocket_core availability"
 
 # -- what suspends
 
@@ -158,6 +160,35 @@ class AlicesLog(TroubledLog):
         await asyncio.sleep(0)
 
 
+class CheckedLog(AlicesLog):
+    """The same, and it can be away: then it says so when asked, Alice's reads hang, and her appends are refused."""
+
+    def __init__(self, retention: Retention | None = None) -> None:
+        super().__init__(retention)
+        self.away = False
+        self._returned = asyncio.Event()
+
+    def go_away(self) -> None:
+        self.away, self.trouble = True, "refuse"
+        self._returned.clear()
+
+    def recover(self) -> None:
+        super().recover()
+        self.away = False
+        self._returned.set()
+
+    async def check(self) -> None:
+        await asyncio.sleep(0)
+        if self.away:
+            raise LogUnavailable("told to be away")
+        await asyncio.sleep(0)
+
+    async def read(self, log: LogName, after: Position | None, limit: int) -> Batch:
+        if self.away and log == ALICE:
+            await self._returned.wait()
+        return await super().read(log, after, limit)
+
+
 def suspending(inner: object) -> Any:
     """The same object, but each of its coroutine methods gives up the loop before and after it does its work."""
 
@@ -237,10 +268,16 @@ class World:
     """
 
     def __init__(
-        self, strike: Strike, *, limits: Limits | None = None, retention: Retention | None = None, **options: Any
+        self,
+        strike: Strike,
+        *,
+        limits: Limits | None = None,
+        retention: Retention | None = None,
+        log: AlicesLog | None = None,
+        **options: Any,
     ) -> None:
         self.strike = strike
-        self.log = AlicesLog(retention)
+        self.log = log or AlicesLog(retention)
         loop = asyncio.get_running_loop()
         clock = loop.wall_clock if isinstance(loop, VirtualLoop) else time.time
         self.state: Any = MemoryState(age=3_600.0, per_user=1_000, clock=clock, monotonic=loop.time)
@@ -412,7 +449,8 @@ class World:
             await tab.cut()
         for socket in self.sockets:
             assert socket.line.faults == []
-        await until(lambda: tasks() == [SWEEPER], f"the end of all tasks but the sweeper: {tasks()}")
+        jobs = sorted(f"websocket_core {job}" for job in self.manager._background._jobs)
+        await until(lambda: tasks() == jobs, f"the end of all tasks but {jobs}: {tasks()}")
         manager = self.manager
         self.strike.task = None
         for generation in range(3):
@@ -794,6 +832,25 @@ async def is_refused(revoked: bool, strike: Strike) -> None:
         await world.comes_back(principal=world.newer)
 
 
+async def is_refused_while_the_log_is_away(strike: Strike) -> None:
+    log = CheckedLog()
+    async with World(strike, log=log) as world:
+        log.go_away()
+        await until(lambda: world.manager.availability.degraded, seconds=20.0)
+        socket = world.socket()
+
+        async def connect() -> None:
+            with pytest.raises(ConnectionRefused):
+                await world.manager.connect_user(socket, "alice", "tab")
+
+        await world.run(connect())
+        assert socket.frames == []
+        assert socket.close_code in ((None, 1013) if strike.landed else (1013,))
+        log.recover()
+        await until(lambda: not world.manager.availability.degraded, seconds=20.0)
+        await world.comes_back()
+
+
 async def takes_the_head(strike: Strike) -> None:
     async with World(strike) as world:
         await world.emit("alice")
@@ -1106,8 +1163,15 @@ async def revokes(strike: Strike) -> None:
         await world.comes_back(tab.socket, principal=world.newer)
 
 
-async def deletes(strike: Strike) -> None:
+async def deletes(elsewhere: bool, strike: Strike) -> None:
+    """Also a user who has connections in other processes, whom the new life of the log sends away."""
+
+    async def is_elsewhere(user_id: UserId) -> bool:
+        await asyncio.sleep(0)
+        return elsewhere
+
     async with World(strike) as world:
+        world.manager._seating.elsewhere = is_elsewhere  # type: ignore[method-assign]
         tab = await world.tab("alice")
         await world.emit("alice", 2)
         await tab.has(2)
@@ -1240,6 +1304,76 @@ async def sweeps(strike: Strike) -> None:
         tab.socket.client_leaves()
         await tab.serving
         await world.comes_back(tab.socket)
+
+
+async def watches_the_log(second: bool, strike: Strike) -> None:
+    """Without its job a manager makes another at the next connect, and nobody is left degraded by the first. With
+    `second` that other one is struck."""
+    log = CheckedLog()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(availability, "TOLD_AT_ONCE", 1)
+        strike.product_task("Availability._run", skip=int(second))
+        async with World(strike, log=log) as world:
+            manager = world.manager
+            job = strike.task or manager._background._tasks["availability"]
+            tabs = [world.bob, world.witness]
+            await asyncio.sleep(3.0)
+            log.go_away()
+            with suppress(AssertionError):
+                await until(lambda: all(tab.socket.of_type("degraded") for tab in tabs) or job.done(), seconds=15.0)
+            assert job.done() or manager.availability.degraded
+            await asyncio.sleep(1.0)
+            if second:
+                job.cancel()
+            log.recover()
+            await until(lambda: job.done() or not manager.availability.degraded, seconds=15.0)
+            if second:
+                await (await world.tab("alice", "old")).cut()
+                world.tabs.pop()
+                assert strike.task is not None
+                job = strike.task
+            await asyncio.sleep(1.0)
+            strike.enough()
+            assert job.cancelled() == bool(strike.landed)
+            assert (manager.availability.degraded, manager.metrics.degraded) == (False, 0)
+            tab = await world.tab("alice", "old")
+            assert tasks().count(AVAILABILITY) == 1
+            for each in tabs:
+                await until(
+                    lambda each=each: len(each.socket.of_type("degraded")) == len(each.socket.of_type("restored"))  # type: ignore[misc]
+                )
+            await world.emit("alice")
+            await tab.cut()
+            world.tabs.remove(tab)
+            await world.comes_back()
+
+
+async def writes_while_the_log_is_away(v1: bool, strike: Strike) -> None:
+    """The writer is in the middle of a read when the log goes away, shows what waits, and reads when it is back."""
+    log = CheckedLog()
+    async with World(strike, log=log) as world:
+        strike.product_task("WebSocketConnection._write")
+        tab = await world.tab("alice", v1=v1)
+        await world.emit("alice", 2)
+        await until(lambda: tab.serving.done() or len(tab.events) == 2)
+        log.go_away()
+        await MemoryLog.append(log, ALICE, world.manager.encoder.encode("work", {"n": "x"}, b',"user_id":"alice"'))
+        await until(lambda: world.manager.availability.degraded, seconds=20.0)
+        for number in range(3):
+            event = world.manager.encoder.encode("work", {"n": f"p{number}"}, b',"user_id":"alice"')
+            assert world.manager.outbox("alice").put(event)
+            await turns(4)
+        await until(lambda: tab.serving.done() or len(tab.socket.of_type("provisional")) == 3)
+        await until(lambda: len(world.witness.socket.of_type("provisional")) == 3)
+        log.recover()
+        await until(lambda: not world.manager.availability.degraded, seconds=20.0)
+        await until(lambda: tab.serving.done() or len(tab.events) == 6)
+        strike.enough()
+        shown = [frame["event"]["data"]["n"] for frame in tab.socket.of_type("provisional")]
+        assert shown == ["p0", "p1", "p2"][: len(shown)]
+        await tab.cut()
+        world.tabs.remove(tab)
+        await world.comes_back(tab.socket, v1=v1)
 
 
 async def runs_a_hook(strike: Strike) -> None:
@@ -1603,6 +1737,7 @@ OPERATIONS: Final[dict[str, dict[str, Operation]]] = {
         **{name: Operation(partial(connects, name), 3 if "away" in name else 6) for name in CONNECTS},
         "connect to a full manager": Operation(partial(is_refused, False), 11),
         "connect after a revocation": Operation(partial(is_refused, True), 9),
+        "connect while the log is away": Operation(is_refused_while_the_log_is_away, 5),
         "head": Operation(takes_the_head, 2),
     },
     "serve": {name: Operation(partial(serves, name), 20) for name in SERVES},
@@ -1613,6 +1748,10 @@ OPERATIONS: Final[dict[str, dict[str, Operation]]] = {
         "the writer from a late start": Operation(writes_from_a_late_start, 12),
         "the writer in a new life of the log": Operation(writes_to_a_new_life, 22),
         "the writer after a loss": Operation(writes_what_was_lost, 20),
+        "the writer while the log is away, plain": Operation(partial(writes_while_the_log_is_away, False), 30),
+        "the writer while the log is away, unified-websocket.v1": Operation(
+            partial(writes_while_the_log_is_away, True), 25
+        ),
         "the writer under an endpoint": Operation(writes_under_an_endpoint, 20),
         "the writer after a trim, plain": Operation(partial(writes_after_a_trim, False), 15),
         "the writer after a trim, unified-websocket.v1": Operation(partial(writes_after_a_trim, True), 8),
@@ -1620,11 +1759,14 @@ OPERATIONS: Final[dict[str, dict[str, Operation]]] = {
     "close": {
         "disconnect_user": Operation(partial(closes, _disconnect), 0),
         "wait_closed": Operation(partial(closes, _wait_closed), 1),
-        "delete_user": Operation(deletes, 4),
+        "delete_user": Operation(partial(deletes, False), 4),
+        "delete_user, who is elsewhere": Operation(partial(deletes, True), 6),
         "revoke": Operation(revokes, 4),
         **{name: Operation(partial(ends, name), 5) for name in ENDS},
         **{f"{name}, in trouble": Operation(partial(ends_in_trouble, name), 5) for name in ENDS},
         "the sweeper": Operation(sweeps, 6),
+        "the job that asks whether the log is there": Operation(partial(watches_the_log, False), 25),
+        "the job that takes its place": Operation(partial(watches_the_log, True), 4),
         "a hook": Operation(runs_a_hook, 3),
     },
     "endpoint": {
@@ -1730,9 +1872,9 @@ async def test_waits_that_are_given_up_do_not_pile_up_before_a_log_that_hangs() 
 SWEPT_MODULES: Final = tuple(
     f"websocket_core.{name}"
     for name in (
-        "background", "connection", "follower", "hand_over", "hooks", "inbound", "lag", "outbound", "outbox",
-        "pacing", "revocation", "sweeper", "tasks", "tickets", "transports.entrance", "transports.ticket",
-        "transports.websocket", "unified_emitter", "unified_manager",
+        "appender", "availability", "background", "connection", "follower", "hand_over", "hooks", "inbound", "lag",
+        "outbound", "outbox", "pacing", "revocation", "sweeper", "tasks", "tickets", "transports.entrance",
+        "transports.ticket", "transports.websocket", "unified_emitter", "unified_manager",
     )
 )  # fmt: skip
 

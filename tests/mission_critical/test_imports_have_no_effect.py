@@ -29,7 +29,24 @@ from websocket_core.metrics import Metrics
 from websocket_core.unified_manager import UnifiedWebSocketManager
 
 NEEDS_AN_EXTRA = {f"websocket_core.server{part}" for part in ("", "_frames", "_logging", "_requests")} | {
-    f"websocket_core.logs.redis{part}" for part in ("", ".exchange", ".feed", ".names", ".recent", ".state")
+    f"websocket_core.logs.redis{part}"
+    for part in (
+        "",
+        ".addresses",
+        ".exchange",
+        ".feed",
+        ".greeting",
+        ".leases",
+        ".link",
+        ".names",
+        ".packing",
+        ".recent",
+        ".refusals",
+        ".seats",
+        ".sentinels",
+        ".state",
+        ".work",
+    )
 }
 """Modules that import an optional package as soon as they are imported."""
 

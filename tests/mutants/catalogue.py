@@ -35,6 +35,7 @@ MANAGER = "websocket_core/unified_manager.py"
 EMITTER = "websocket_core/unified_emitter.py"
 MEMORY = "websocket_core/logs/memory.py"
 MERGING = "websocket_core/merging.py"
+APPENDER = "websocket_core/appender.py"
 OUTBOX = "websocket_core/outbox.py"
 EVENTS = "websocket_core/events.py"
 INBOUND = "websocket_core/inbound.py"
@@ -332,7 +333,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "an append that failed is tried again",
         (
             Edit(
-                OUTBOX,
+                APPENDER,
                 "            position = await self._again(log, event, error, started)\n",
                 "            raise AppendFailed(event.id, 1) from error\n",
             ),
@@ -344,7 +345,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "the happy path enters no retry machinery",
         (
             Edit(
-                OUTBOX,
+                APPENDER,
                 "            position = await self._writer.append(log, event)\n        except LogUnavailable as error:\n"
                 "            position = await self._again(log, event, error, started)\n",
                 "            position = await self._again(log, event, LogUnavailable(), started)\n"
@@ -436,7 +437,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "producer_never_yields",
         "a tight producer starves nobody",
-        (Edit(OUTBOX, "TURN: Final = 64", "TURN: Final = 64_000_000"),),
+        (Edit(APPENDER, "TURN: Final = 64", "TURN: Final = 64_000_000"),),
         (DELIVERY + "test_another_user_is_served_in_the_middle_of_somebodys_burst",),
     ),
     Mutant(
@@ -591,7 +592,7 @@ MUTANTS: tuple[Mutant, ...] = (
             Edit(
                 OUTBOX,
                 "        if self._done >= self._put or self.failing:\n",
-                "        if self.failing:\n            raise LogUnavailable\n        if self._done >= self._put:\n",
+                "        if self.failing:\n            raise RuntimeError\n        if self._done >= self._put:\n",
             ),
         ),
         (OBSERVER + "test_a_log_in_trouble_kills_no_run_and_loses_no_event",),
@@ -837,7 +838,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "gap_without_a_look_at_the_deny_list",
         "after a gap the deny-list is asked before anything is sent",
-        (Edit(FOLLOWER, "if not await self._permits():", "if False:"),),
+        (Edit(FOLLOWER, "if not await self._asked(self._permits()):", "if False:"),),
         ("tests/unit/test_follower.py::test_who_is_on_the_deny_list_is_ended_in_a_gap_though_no_order_says_so",),
     ),
     Mutant(

@@ -8,7 +8,8 @@ import os
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ from websocket_core.identity import LogName
 from websocket_core.limits import Limits
 from websocket_core.log import Entry
 from websocket_core.logs.redis import RedisLog
+from websocket_core.logs.redis import feed as feed_module
 from websocket_core.logs.redis.exchange import Exchange, end_task
-from websocket_core.logs.redis.feed import Feed, Hub
+from websocket_core.logs.redis.feed import COPIES, COPIES_BYTES, Feed, Hub
 from websocket_core.logs.redis.names import Namespace
+from websocket_core.metrics import Metrics
 
 pytestmark = [
     pytest.mark.redis,
@@ -67,7 +70,7 @@ def an_event(number: int, text: str = "") -> Event:
 async def channels(server: RedisServer, namespace: str) -> list[bytes]:
     """What is subscribed to, without the probe."""
     found: list[bytes] = await tell(server, "PUBSUB", "CHANNELS", f"{namespace}:*")
-    return sorted(channel for channel in found if b":probe:" not in channel)
+    return sorted(channel for channel in found if b":process:" not in channel)
 
 
 async def until_it_says(ask: Callable[[], Awaitable[Any]], condition: Callable[[Any], bool]) -> None:
@@ -126,13 +129,18 @@ async def heard(log: RedisLog) -> None:
     await until(lambda: log._feed is not None and log._feed._heard_at > 0.0, "the probe")
 
 
+def subscribers(proxy: Proxy) -> int:
+    """How many connections asked for a subscription so far."""
+    return sum(link.subscriber for link in proxy.links)
+
+
 async def test_a_deaf_subscriber_is_replaced_within_eight_seconds_without_help(
     server: RedisServer, namespace: str
 ) -> None:
-    healed: list[float] = []
+    metrics = Metrics()
     writer = RedisLog(server.url, namespace=namespace)
     async with Proxy(server.port) as proxy:
-        log = RedisLog(proxy.url, namespace=namespace, healed=lambda: healed.append(time.monotonic()))
+        log = RedisLog(proxy.url, namespace=namespace, metrics=metrics)
         follower = Follower(log)
         await heard(log)
         await writer.append(ALICE, an_event(1))
@@ -140,10 +148,12 @@ async def test_a_deaf_subscriber_is_replaced_within_eight_seconds_without_help(
         proxy.deaf = True
         deaf_since = time.monotonic()
         await writer.append(ALICE, an_event(2))
-        await until(lambda: healed, "noticing", 8.0)
+        await until(lambda: subscribers(proxy) == 2, "noticing", 8.0)
+        assert metrics.feed_replacements == 0, "the replacement hears nothing yet"
+        proxy.cut()
         proxy.deaf = False
         await follower.has(["e1", "e2"], 8.0 - (time.monotonic() - deaf_since))
-        assert len(healed) == 1
+        await until(lambda: metrics.feed_replacements == 1, "counting")
         await writer.append(ALICE, an_event(3))
         await follower.has(["e1", "e2", "e3"])
         await follower.end()
@@ -153,16 +163,16 @@ async def test_a_deaf_subscriber_is_replaced_within_eight_seconds_without_help(
 
 @pytest.mark.parametrize("how", ["kill", "cut", "half-close", "output buffer"])
 async def test_a_subscriber_that_is_cut_off_misses_nothing(server: RedisServer, namespace: str, how: str) -> None:
-    healed: list[float] = []
+    metrics = Metrics()
     writer = RedisLog(server.url, namespace=namespace)
     async with Proxy(server.port) as proxy:
-        log = RedisLog(proxy.url, namespace=namespace, healed=lambda: healed.append(time.monotonic()))
+        log = RedisLog(proxy.url, namespace=namespace, metrics=metrics)
         follower = Follower(log)
         await heard(log)
         expected: list[str] = []
         for number in range(1, 61):
             if number % 20 == 0:
-                times = len(healed)
+                times = metrics.feed_replacements
                 match how:
                     case "kill":
                         await tell(server, "CLIENT", "KILL", "TYPE", "pubsub")
@@ -178,8 +188,8 @@ async def test_a_subscriber_that_is_cut_off_misses_nothing(server: RedisServer, 
             await writer.append(ALICE, an_event(number))
             expected.append(f"e{number}")
             if number % 20 == 0:
-                await until(lambda: len(healed) > times, "noticing")  # noqa: B023
-                await until(lambda: log._feed is not None and log._feed._heard_at > healed[-1], "hearing again")
+                await until(lambda: metrics.feed_replacements == times + 1, "replacing")  # noqa: B023
+                await heard(log)
         await follower.has(expected)
         await follower.end()
         await log.close()
@@ -229,7 +239,9 @@ async def test_nobody_waits_for_a_push_that_came_before_the_subscription(server:
     await writer.close()
 
 
-async def test_two_thousand_users_who_come_and_go_leave_nothing(server: RedisServer, namespace: str) -> None:
+async def test_two_thousand_users_who_come_and_go_leave_nothing(
+    server: RedisServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = RedisLog(server.url, namespace=namespace)
     writer = RedisLog(server.url, namespace=namespace)
     rng = random.Random(7)
@@ -255,13 +267,14 @@ async def test_two_thousand_users_who_come_and_go_leave_nothing(server: RedisSer
             await asyncio.sleep(0)
     feed = log._feed
     assert feed is not None
+    monkeypatch.setattr(feed_module, "LINGER_SECONDS", 0.5)
 
     async def subscribed(count: int) -> None:
         await until_it_says(lambda: channels(server, namespace), lambda found: len(found) == count)
 
     await subscribed(2_000)
     print(f"2,000 subscriptions and 4,000 changes: {time.process_time() - started:.2f} s of CPU")
-    await until(lambda: not feed._wanted and not feed._changed.is_set(), "carrying out what was asked for")
+    await until(lambda: not feed._changed, "carrying out what was asked for")
     for name in names[::100]:
         before = woken[name]
         await writer.append(name, an_event(1))
@@ -270,7 +283,7 @@ async def test_two_thousand_users_who_come_and_go_leave_nothing(server: RedisSer
         leave()
         leave()  # to leave twice is nothing
     await subscribed(0)
-    assert (feed._hubs, len(feed._wanted)) == ({}, 0)
+    assert (feed._hubs, feed._hub_of, feed._lingering, feed._changed) == ({}, {}, {}, {})
     await log.close()
     await writer.close()
 
@@ -352,7 +365,7 @@ async def test_a_subscriber_that_crashes_is_replaced(
     names = Namespace(namespace)
     crashes: list[None] = []
 
-    def entry(_log: LogName, _epoch: str, _fields: Any) -> Entry:
+    def entry(_log: LogName, _data: bytes) -> Entry:
         crashes.append(None)
         raise RuntimeError("told to crash")
 
@@ -386,7 +399,7 @@ def chained(*marks: str, epoch: str = "E", first: int = 1) -> list[Entry]:
 
 
 def test_copies_are_given_only_to_who_stands_where_they_join() -> None:
-    hub = Hub()
+    hub = Hub(ALICE)
     one, two, three = chained("a", "b", "c")
     for entry in (one, two, three):
         hub.take(entry)
@@ -420,9 +433,9 @@ def test_a_push_that_does_not_join_drops_the_copies_before_it() -> None:
         ([one, two, None], []),
         ([one, None, three], [three]),
     ):
-        hub = Hub()
+        hub = Hub(ALICE)
         woken: list[None] = []
-        hub.watchers[object()] = lambda woken=woken: woken.append(None)  # type: ignore[misc]
+        hub.watchers += (lambda woken=woken: woken.append(None),)  # type: ignore[misc]
         for entry in pushed:
             hub.take(entry)
         assert list(hub.copies) == left
@@ -447,3 +460,178 @@ async def test_a_task_that_swallows_a_cancellation_is_cancelled_again() -> None:
     assert task.cancelled()
     assert swallowed == [0, 1, 2]
     await end_task(task)
+
+
+def test_copies_are_bounded_in_number_and_in_bytes() -> None:
+    hub = Hub(ALICE)
+    for entry in chained(*[f"m{number}" for number in range(2 * COPIES)]):
+        hub.take(entry)
+    assert [entry.offset for entry in hub.copies] == list(range(COPIES + 1, 2 * COPIES + 1))
+    large = Hub(ALICE)
+    for entry in chained(*[f"m{number}" for number in range(100)]):
+        event = Event(entry.event.id, b"x" * (COPIES_BYTES // 10))
+        large.take(entry._replace(event=event))
+        assert sum(len(each.event.body) for each in large.copies) <= COPIES_BYTES
+    assert large.copies[-1].offset == 100
+    [huge] = chained("h", first=101)
+    large.take(huge._replace(prev="m99", event=Event("h", b"x" * 10 * COPIES_BYTES)))
+    assert [entry.offset for entry in large.copies] == [101], "one is kept, however large"
+
+
+@asynccontextmanager
+async def a_feed(url: str, namespace: str, **options: Any) -> AsyncIterator[Feed]:
+    exchange = Exchange(url, timeout=1.0)
+    settings: dict[str, Any] = {"entry": lambda log, data: None, "healed": lambda: None, "monotonic": time.monotonic}
+    feed = Feed(url, Namespace(namespace), exchange, timeout=1.0, probe="p", rng=random.Random(1), **settings | options)
+    try:
+        yield feed
+    finally:
+        await feed.close()
+        await exchange.close()
+
+
+async def test_whoever_listens_hears_signals_to_this_process_and_when_some_may_have_been_missed(
+    server: RedisServer, namespace: str
+) -> None:
+    async with Proxy(server.port) as proxy, a_feed(proxy.url, namespace) as feed:
+        heard_: list[int] = []
+        leave = feed.listen(lambda: heard_.append(1))
+        await until(lambda: heard_ == [1], "the subscription")
+        await until(lambda: feed._heard_at > 0.0, "the probe")
+        assert heard_ == [1], "a probe is no signal"
+        assert await tell(server, "PUBLISH", feed.channel, "look") == 1
+        await until(lambda: heard_ == [1, 1], "the signal")
+        next(link for link in reversed(proxy.links) if link.subscriber).close()
+        await until(lambda: heard_ == [1, 1, 1], "the next subscription")
+        leave()
+        await tell(server, "PUBLISH", feed.channel, "look")
+        await until(lambda: feed._heard_at > 0.0, "the probe")
+        assert len(heard_) == 3
+
+
+async def test_a_redis_that_is_away_for_long_is_one_replacement(tmp_path: Path, namespace: str) -> None:
+    server = RedisServer(tmp_path)
+    try:
+        healed: list[None] = []
+        async with a_feed(server.url, namespace, healed=lambda: healed.append(None)) as feed:
+            feed.follow(ALICE, lambda: None)
+            await until(lambda: feed._heard_at > 0.0, "the probe")
+            for times in (1, 2):
+                server.kill()
+                await until(lambda: feed._rests.failures >= 3, "attempts")
+                assert len(healed) == times - 1, "an attempt is no replacement"
+                server.start()
+                await until(lambda: len(healed) == times, "the replacement")  # noqa: B023
+                await until(lambda: feed._rests.failures == 0, "that it stands")
+            assert len(healed) == 2
+    finally:
+        server.stop()
+
+
+async def test_who_comes_back_soon_finds_the_subscription_still_there(
+    server: RedisServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_module, "LINGERING", 3)
+    parsed: list[bytes] = []
+    async with (
+        Proxy(server.port) as proxy,
+        a_feed(proxy.url, namespace, entry=lambda log, data: parsed.append(data)) as feed,
+    ):
+        woken: list[int] = []
+        leave = feed.follow(ALICE, lambda: woken.append(1))
+        await until(lambda: woken, "the subscription")
+        [channel] = await channels(server, namespace)
+        leave()
+        assert await tell(server, "PUBLISH", channel, "while nobody is there") == 1
+        feed.follow(ALICE, lambda: woken.append(2))()
+        leave = feed.follow(ALICE, lambda: woken.append(3))
+        await tell(server, "PUBLISH", channel, "now")
+        await until(lambda: 3 in woken, "the wake-up")
+        assert parsed == [b"now"], "what nobody follows is not even read"
+        assert woken == [1, 3], "it was subscribed to again"
+        leave()
+        for number in range(10):
+            feed.follow(LogName("user", f"u{number}"), lambda: None)()
+        assert len(feed._lingering) == 3
+        await until_it_says(lambda: channels(server, namespace), lambda found: len(found) == 3)
+        assert channel not in await channels(server, namespace), "the first to leave goes first"
+
+
+async def test_the_copies_are_gone_when_the_connection_is_not_when_the_next_one_stands(
+    server: RedisServer, namespace: str
+) -> None:
+    async with Proxy(server.port) as proxy:
+        log = RedisLog(proxy.url, namespace=namespace)
+        writer = RedisLog(server.url, namespace=namespace)
+        follower = Follower(log)
+        await heard(log)
+        await writer.append(ALICE, an_event(1))
+        await follower.has(["e1"])
+        feed = log._feed
+        assert feed is not None
+        hub = feed.copies_of(ALICE)
+        assert hub is not None
+        assert len(hub.copies) == 1
+        proxy.hold(b"SUBSCRIBE")
+        next(link for link in reversed(proxy.links) if link.subscriber).close()
+        await until(lambda: proxy.holds, "the next subscription")
+        assert len(hub.copies) == 0
+        await writer.append(ALICE, an_event(2))
+        await proxy.release()
+        await follower.has(["e1", "e2"])
+        await follower.end()
+        await log.close()
+        await writer.close()
+
+
+async def test_copies_of_what_became_quiet_are_dropped(
+    server: RedisServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_module, "COPIES_SECONDS", 0.0)
+    log = RedisLog(server.url, namespace=namespace)
+    follower = Follower(log)
+    await heard(log)
+    await log.append(ALICE, an_event(1))
+    await follower.has(["e1"])
+    assert log._feed is not None
+    hub = log._feed.copies_of(ALICE)
+    assert hub is not None
+    await until(lambda: not hub.copies, "dropping them")
+    await log.append(ALICE, an_event(2))
+    await follower.has(["e1", "e2"])
+    await follower.end()
+    await log.close()
+
+
+async def test_everybody_is_woken_after_a_reconnect_however_many_there_are(server: RedisServer, namespace: str) -> None:
+    async with Proxy(server.port) as proxy, a_feed(proxy.url, namespace) as feed:
+        woken: dict[int, int] = dict.fromkeys(range(1_500), 0)
+
+        def waking(number: int) -> Callable[[], None]:
+            def wake() -> None:
+                woken[number] += 1
+
+            return wake
+
+        for number in woken:
+            feed.follow(LogName("user", f"u{number}"), waking(number))
+        await until(lambda: all(woken.values()), "the subscriptions")
+        next(link for link in reversed(proxy.links) if link.subscriber).close()
+        await until(lambda: all(times > 1 for times in woken.values()), "the next subscriptions")
+        assert len(await channels(server, namespace)) == 1_500
+
+
+async def test_a_redis_that_refuses_subscriptions_is_said_to_once(
+    tmp_path: Path, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = RedisServer(tmp_path)
+    try:
+        server.ask("ACL", "SETUSER", "mute", "on", ">hunter2", "~*", "+@all", "resetchannels")
+        async with a_feed(f"redis://mute:hunter2@127.0.0.1:{server.port}/0", namespace) as feed:
+            feed.follow(ALICE, lambda: None)
+            await until(lambda: feed._rests.failures >= 3, "attempts")
+        [warning] = [record for record in caplog.records if record.name.endswith(".feed")]
+        assert vars(warning)["reason"] == "Redis refuses subscriptions: NOPERM"
+        assert "hunter2" not in caplog.text
+    finally:
+        server.stop()

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import pytest
+from redis.asyncio import Redis
 
 from tests.redis.server import RedisServer, redis_binary
 from websocket_core.errors import LogUnavailable
 from websocket_core.identity import UserId
 from websocket_core.log_probe import HOSTILE
-from websocket_core.logs.redis.exchange import Exchange, connect
+from websocket_core.logs.redis.exchange import Exchange
 from websocket_core.logs.redis.names import Namespace
 from websocket_core.logs.redis.state import RedisState
 from websocket_core.state import TICKETS_PER_USER, MemoryState, SharedState
@@ -75,7 +76,7 @@ class InRedis:
 
     def __init__(self, url: str) -> None:
         self.clock = Clock()
-        self.raw: Any = connect(url, timeout=TIMEOUT)
+        self.raw: Any = Redis.from_url(url, protocol=2)
         self.namespace = f"test{os.getpid()}.{next(_numbers)}"
         self._url = url
         self.exchanges: list[Exchange] = []

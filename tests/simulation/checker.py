@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, NamedTuple, assert_never
@@ -44,6 +45,7 @@ from tests.simulation.ledger import (
     StillOpen,
     stamp_text,
 )
+from tests.simulation.provisional import Provisional
 
 
 class Fault(StrEnum):
@@ -67,6 +69,8 @@ class Fault(StrEnum):
     """Who was revoked was shown what came later, was not sent away in time, or was let in again."""
     DISCONNECTED = "DISCONNECTED"
     """A connection ended for which there was no reason."""
+    PROVISIONAL = "PROVISIONAL"
+    """What waits for a log that is away was shown at another time, out of order, twice, or never came."""
     RESIDUE = "RESIDUE"
 
 
@@ -288,6 +292,10 @@ class _Connection:
     denied: bool = False
     """Whether it came when its credential was revoked already."""
 
+    @property
+    def user(self) -> str:
+        return self.opened.user or ""
+
 
 class Checker:
     """One pass over a history."""
@@ -300,6 +308,8 @@ class Checker:
         self.deliveries = 0
         self._emissions: dict[tuple[str, Key], Emission] = {}
         self._invoked_in: dict[tuple[str, Key], int] = {}
+        self._invoked_at: dict[tuple[str, Key], float] = {}
+        self._provisional = Provisional()
         self._queued: dict[tuple[str, Key], Emission] = {}
         self._models: dict[str, _LogModel] = {}
         self._lanes: dict[tuple[str, int, str], int] = {}
@@ -329,6 +339,7 @@ class Checker:
                     whose = emission.user, emission.key
                     self._emissions.setdefault(whose, emission)
                     self._invoked_in.setdefault(whose, self._model(emission.user).life)
+                    self._invoked_at.setdefault(whose, record.at)
                 case Answered():
                     self._answered(record)
                 case Appended():
@@ -404,6 +415,7 @@ class Checker:
         return stamp.user, Key(stamp.number, event["type"], start)
 
     def _appended(self, record: Appended) -> None:
+        self._provisional.taken(record.log_user, record.event_id)
         whose = self._key(record.event)
         if whose is not None and whose[0] != record.log_user:
             self._found(Fault.LEAK, "an event was appended to the log of another user")
@@ -578,9 +590,40 @@ class Checker:
                 pass
             case "error":
                 self._answer_to(record)
+            case "degraded":
+                self._each(Fault.PROVISIONAL, self._provisional.degraded(record.connection, connection.user))
+            case "restored":
+                self._each(Fault.PROVISIONAL, self._provisional.restored(record.connection))
+            case "provisional":
+                self.landed["shown_provisionally"] += 1
+                self._shown_provisionally(record.connection, connection, frame["event"])
             case _:
                 self.deliveries += 1
                 self._event(connection, frame)
+
+    def _each(self, fault: Fault, findings: Iterable[str]) -> None:
+        for what in findings:
+            self._found(fault, what)
+
+    def _shown_provisionally(self, number: int, connection: _Connection, event: dict[str, Any]) -> None:
+        opened = connection.opened
+        self._each(Fault.PROVISIONAL, self._provisional.shown(number, str(event.get("id"))))
+        whose = self._key(event)
+        if event.get("user_id") != opened.user or (whose is not None and whose[0] != opened.user):
+            self._found(Fault.LEAK, f"{opened.user!r} was shown what waits for another user")
+            return
+        if whose is None:
+            if event.get("type") != "events_dropped":
+                self._found(Fault.CORRUPT, "an event without a stamp of ours waits")
+            return
+        emission = self._emission(*whose)
+        if emission is None or not self._intact(emission, event) or "cursor" in event:
+            self._found(Fault.CORRUPT, f"{whose[1]} is not what was emitted, or has a place in the log already")
+            return
+        if opened.thread_id is not None and event.get("thread_id") != opened.thread_id:
+            self._found(Fault.PROVISIONAL, f"{whose[1]} is of another thread")
+        if self._invoked_at[whose[0], emission.key] > connection.revoked_at:
+            self._found(Fault.LATE_AFTER_REVOKE, f"{whose[1]} waits since this connection had no right any more")
 
     def _answer_to(self, record: Received) -> Asked | None:
         """What this connection asked, and is answered now."""
@@ -889,6 +932,7 @@ class Checker:
 
     def _quiesced(self, record: Quiesced) -> None:
         self._check_queued()
+        self._each(Fault.PROVISIONAL, self._provisional.end(set(record.live.values())))
         self._steady = False
         for tab_name, number in record.live.items():
             connection = self._connections.get(number)

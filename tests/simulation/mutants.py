@@ -36,12 +36,15 @@ OUTBOUND: Final = "websocket_core/outbound.py"
 HEARTBEAT: Final = "websocket_core/heartbeat.py"
 MEMORY: Final = "websocket_core/logs/memory.py"
 OUTBOX: Final = "websocket_core/outbox.py"
+PROVISIONAL: Final = "websocket_core/provisional.py"
+AVAILABILITY: Final = "websocket_core/availability.py"
 MANAGER: Final = "websocket_core/unified_manager.py"
 EMITTERS: Final = "websocket_core/emitters.py"
 WIRE: Final = "websocket_core/wire.py"
 RUNS: Final = "websocket_core/runs.py"
 REVOCATION: Final = "websocket_core/revocation.py"
 STATE: Final = "websocket_core/state.py"
+SWEEPER: Final = "websocket_core/sweeper.py"
 ENDPOINT: Final = "websocket_core/transports/websocket.py"
 SERVER: Final = "websocket_core/server_frames.py"
 ROLLING: Final = "tests/simulation/rolling_log.py"
@@ -222,8 +225,29 @@ _OWN: Final[dict[str, tuple[Edit, ...]]] = {
         ),
     ),
     "every_token_is_meant": (Edit(CONTROL, " and self.token_id in (None, token_id)\n", "\n"),),
+    # -- a log that is away
+    "outbox_of_somebody": (
+        Edit(
+            OUTBOX,
+            '        return self._outboxes.get(UserId(log.name)) if log.kind == "user" else None\n',
+            "        return next(iter(self._outboxes.values()), None)\n",
+        ),
+    ),
+    "no_look_at_what_waits": (Edit(CURSOR, "        if log != self._grant.log:\n", "        if False:\n"),),
+    "no_last_look_at_what_waits": (Edit(OUTBOUND, "        if step.log != self._own_log:\n", "        if False:\n"),),
+    "waiting_events_shown_again": (
+        Edit(PROVISIONAL, "waiting, self._seen = outbox.after(", "waiting, _seen = outbox.after("),
+        Edit(PROVISIONAL, "], self._seen < outbox.newest", "], False"),
+    ),
+    "restored_is_not_told": (
+        Edit(
+            AVAILABILITY, "lambda connection: connection.restore(), pause=TOLD", "lambda connection: None, pause=TOLD"
+        ),
+    ),
     # -- a loop that stands still
-    "stalls_count_against_clients": (Edit(MANAGER, "connection.check(now, lost)", "connection.check(now)"),),
+    "stalls_count_against_clients": (
+        Edit("websocket_core/sweeper.py", "connection.check(now, lost)", "connection.check(now)"),
+    ),
     "stalls_count_against_newcomers": (
         Edit(ENDPOINT, "            if over:\n                raise\n", "            raise\n"),
     ),
@@ -239,6 +263,7 @@ SIGNALS: Final = Kind.SIGNALS
 """Where no wake-up is lost: a lost one kills every mutant of the position check."""
 ROLLBACK: Final = Kind.ROLLBACK
 STALLS: Final = Kind.STALLS
+AWAY: Final = Kind.AWAY
 
 MASKED_BY_MARKS: Final = "the store compares the mark at every read, so that no batch ever breaks the chain"
 MASKED_BY_READING: Final = "what came during a stall is read before the timers run that were due in it"
@@ -321,6 +346,18 @@ TRIALS: Final[tuple[Trial, ...]] = (
     Trial("every_token_is_meant", own("every_token_is_meant")),
     Trial("settled_horizon_ignored", own("settled_horizon_ignored")),
     Trial("order_obeyed_though_settled", known("order_obeyed_though_settled")),
+    # -- a log that is away
+    Trial("outbox_of_somebody", own("outbox_of_somebody"), "", AWAY),
+    Trial("no_look_at_what_waits", own("no_look_at_what_waits"), "an outbox is found by the log of the grant", AWAY),
+    Trial("no_last_look_at_what_waits", own("no_last_look_at_what_waits"), "the first look comes before it", AWAY),
+    Trial(
+        "pair: outbox_of_somebody + both looks",
+        own("outbox_of_somebody") + own("no_look_at_what_waits") + own("no_last_look_at_what_waits"),
+        "",
+        AWAY,
+    ),
+    Trial("waiting_events_shown_again", own("waiting_events_shown_again"), "", AWAY),
+    Trial("restored_is_not_told", own("restored_is_not_told"), "", AWAY),
     # -- a loop that stands still
     Trial("stalls_count_against_clients", own("stalls_count_against_clients"), "", STALLS),
     Trial("stalls_count_against_newcomers", own("stalls_count_against_newcomers"), "", STALLS),

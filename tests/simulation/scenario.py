@@ -45,7 +45,7 @@ from tests.simulation.loop import SimLoop, seeded_world
 from tests.simulation.network import Conditions, Link, Network
 from tests.simulation.producers import Producer
 from tests.simulation.rolling_log import RollingLog
-from tests.simulation.sim_log import LogTrouble, SimLog, SimState
+from tests.simulation.sim_log import WAYS, CheckedSimLog, LogTrouble, SimLog, SimState
 from websocket_core.auth import JWTAuthenticator
 from websocket_core.errors import AppendFailed, IsolationViolation, LogUnavailable, ManagerClosed
 from websocket_core.identity import LogName, UserId
@@ -83,6 +83,8 @@ class Kind(StrEnum):
     """The same, and every wake-up arrives at once, so that nobody needs the heartbeat to find an entry."""
     ROLLBACK = "rollback"
     """The same, over a store that outlives the server and is rolled back now and then."""
+    AWAY = "away"
+    """The same, and the log is away for everybody for seconds, again and again. The server lives on."""
     STALLS = "stalls"
     """The loop stands still now and then, and nothing else goes wrong: no connection may end."""
 
@@ -134,7 +136,8 @@ class Backend:
         self.inner: MemoryLog | RollingLog = world.store or MemoryLog(
             world.retention, limits=world.limits, monotonic=world.loop.time, entropy=world.entropy
         )
-        self.log = SimLog(
+        kind = CheckedSimLog if world.kind is Kind.AWAY else SimLog
+        self.log = kind(
             self.inner,
             loop=world.loop,
             rng=random.Random(f"{world.seed}/log/{generation}"),
@@ -254,6 +257,8 @@ class World:
             shutdown_timeout=4.0,
             batch_events=rng.choice((3, 16, 256)),
             batch_bytes=rng.choice((600, 4_096, 262_144)),
+            check_interval=0.4,
+            degraded_after=0.8,
         )
         self.retention = Retention(
             events=rng.choice((12, 40, 5_000, 5_000)),
@@ -358,6 +363,8 @@ class World:
         if self.store is not None:
             actions.append((self._roll_back, 3))
         restarts = [rng.uniform(3.0, until)] if rng.random() < 0.35 else []
+        if self.kind is Kind.AWAY:
+            restarts.clear()
         while loop.time() < until:
             if self.kind is Kind.STALLS:
                 await asyncio.sleep(rng.uniform(0.2, 5.0))
@@ -418,7 +425,7 @@ class World:
         user = self.rng.choice(self.users)
         batch = await self.backend.inner.read(LogName.of_user(UserId(user)), None, 1)
         self.faults["forgotten_log"] += bool(batch.entries)
-        with contextlib.suppress(AppendFailed):
+        with contextlib.suppress(AppendFailed, LogUnavailable):
             if self.rng.random() < 0.5:
                 await self.manager.delete_user(user)
             else:
@@ -583,6 +590,21 @@ class World:
         self.loop.stall(seconds)
         await asyncio.sleep(seconds + TURN)  # so that the server has a turn before it is stalled again
 
+    async def _outages(self, until: float) -> None:
+        """The log is away for everybody, and comes back."""
+        rng = random.Random(f"{self.seed}/outages")
+        log = self.backend.log
+        while True:
+            await asyncio.sleep(rng.uniform(0.3, 4.0))
+            if self.loop.time() >= until:
+                return
+            way = rng.choice(WAYS)
+            log.go_away(way)
+            await asyncio.sleep(rng.choice((rng.uniform(0.05, 0.8), rng.uniform(0.8, 4.0), rng.uniform(0.8, 4.0))))
+            self.faults["log_was_away" if self.manager.availability.degraded else "log_had_a_hiccup"] += 1
+            self.faults[f"log_{way}"] += 1
+            log.come_back()
+
     async def _restart(self) -> None:
         """Another process, which remembers nothing."""
         kind = self.rng.choice(("drain", "shutdown", "stop", "crash"))
@@ -638,7 +660,14 @@ class World:
         left: dict[str, Any] = {}
         if self.revokes:
             self._in_time(self._judgements(ACTIVE_SECONDS - 1.0))
+        outages = asyncio.create_task(self._outages(ACTIVE_SECONDS)) if self.kind is Kind.AWAY else None
         await self._nemesis(ACTIVE_SECONDS)
+        if outages is not None:
+            await outages
+            await asyncio.sleep(4.0)
+            present = list(self.manager._registry)
+            left["still degraded"] = sum(connection._follower._provisional is not None for connection in present)
+            left["still degraded"] += self.manager.availability.degraded
         _done, late = await asyncio.wait(work, timeout=60.0)
         left["producers that hang"] = len(late)
         for task in work:
@@ -749,6 +778,7 @@ class World:
         left["isolation_violations"] = max(0, self._alarms() - self.faults["mixed_reply"])
         left["watchers"] = backend.watchers()
         left["outboxes"] = len(manager._outboxes)
+        left["watchers of outboxes"] = len(manager._outboxes._watchers)
         left["open runs"] = len(manager.runs)
         left["sockets"] = len(backend.server.server_state.connections)
         left["endpoints"] = len(backend.server.server_state.tasks)

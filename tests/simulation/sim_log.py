@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final, Literal
 
 from tests.simulation.ledger import Appended, LifeEnded, Opened, Record
 from tests.simulation.loop import SimLoop
@@ -19,6 +20,11 @@ from websocket_core.log import Batch, Entry, LogStore, Position
 from websocket_core.logs.memory import MemoryLog
 from websocket_core.state import SharedState
 from websocket_core.wire import encode_cursor
+
+Way = Literal["killed", "frozen"]
+WAYS: Final[tuple[Way, ...]] = ("killed", "frozen")
+FROZEN_SECONDS: Final = 2.0
+"""So long a call waits for an answer of a log that is frozen."""
 
 
 @dataclass(slots=True)
@@ -64,6 +70,8 @@ class SimLog:
         self.dead = False
         """Whether its process is gone."""
         self.watched_logs: Counter[LogName] = Counter()
+        self.away: Way | None = None
+        self._returned = asyncio.Event()
         self._loop = loop
         self._rng = rng
         self._faults = faults
@@ -75,6 +83,24 @@ class SimLog:
             await asyncio.sleep(self._rng.choice((0.0, 0.0, 0.001, 0.02)))
         if self.dead:
             raise LogUnavailable("the process of this log is gone")
+        if self.away == "killed":
+            raise LogUnavailable("nobody is there")
+        if self.away == "frozen":
+            try:
+                async with asyncio.timeout(FROZEN_SECONDS):
+                    await self._returned.wait()
+            except TimeoutError:
+                raise LogUnavailable("no answer in time") from None
+
+    def go_away(self, way: Way) -> None:
+        """Be away for everybody: `killed`, calls fail at once, or `frozen`, they wait for an answer for a while. What
+        was done just then may be done, and its reply lost."""
+        self.away = way
+        self._returned.clear()
+
+    def come_back(self) -> None:
+        self.away = None
+        self._returned.set()
 
     def happens(self, probability: float, fault: str) -> bool:
         if probability and self._rng.random() < probability:
@@ -193,6 +219,13 @@ class SimLog:
 
     async def close(self) -> None:
         await self.inner.close()
+
+
+class CheckedSimLog(SimLog):
+    """One that can be asked whether it is there."""
+
+    async def check(self) -> None:
+        await self.pause()
 
 
 class SimState:

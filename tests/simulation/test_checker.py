@@ -84,6 +84,19 @@ class Story:
         self.add(Appended(self.at(), user, str(event["id"]), copy.deepcopy(event), 100, connection_id, position))
         self.add(Answered(self.at(), emission, "ok", position))
 
+    def put(self, user: str, number: int) -> dict[str, Any]:
+        """An event that waits in an outbox."""
+        data = {"stamp": self.secrets.stamp(user, number), "n": number}
+        emission = Emission(user, Key(number, "note"), "plain", data)
+        self.add(Invoked(self.at(), emission))
+        self.add(Answered(self.at(), emission, "queued"))
+        return {"type": "note", "data": data, "user_id": user, "id": f"note{number}"}
+
+    def take(self, user: str, event: dict[str, Any]) -> None:
+        """An outbox gets it into the log."""
+        position = self.append(user, event)
+        self.add(Appended(self.at(), user, str(event["id"]), copy.deepcopy(event), 100, None, position))
+
     def delta(self, number: int, start: int, length: int) -> None:
         """A piece of text for alice."""
         text = self.secrets.text("alice", number, start + length)[start:]
@@ -246,6 +259,33 @@ def story_of_a_rollback() -> Story:
     story.ping(4, 4)
     story.now += 5.0
     story.add(Quiesced(story.at(), {"idle": 1, "sent": 2, "gone": 5, "kept": 4}, 4))
+    return story
+
+
+def story_of_an_outage() -> Story:
+    """The log is away while a run of alice's goes on: her tabs are shown it provisionally, then as it was appended."""
+    story = Story()
+    for user in USERS:
+        story.add(Opened(story.at(), user, "first.0."))
+    for connection, tab, user in ((1, "ax", "alice"), (2, "ay", "alice"), (3, "bx", "bob")):
+        story.connect(connection, tab, user)
+        story.greet(connection, 0)
+    story.emit("alice", 1)
+    for connection in (1, 2):
+        story.show(connection, 1)
+    for connection in (1, 2, 3):
+        story.frame(connection, {"type": "degraded", "since": "2026-11-20T09:00:00.123456+00:00"})
+    waiting = [story.put("alice", number) for number in (2, 3, 4)]
+    for event in waiting:
+        for connection in (1, 2):
+            story.frame(connection, {"type": "provisional", "event": copy.deepcopy(event)})
+    for event in waiting:
+        story.take("alice", event)
+    for connection in (1, 2, 3):
+        story.frame(connection, {"type": "restored"})
+    for connection in (1, 2):
+        story.show(connection, 2, 3, 4)
+    story.add(Quiesced(story.at() + 10, {"ax": 1, "ay": 2, "bx": 3}, 3))
     return story
 
 
@@ -579,6 +619,112 @@ def kept_and_not_shown(story: Story) -> None:
     ]
 
 
+def previews(story: Story, connection: int) -> list[int]:
+    """Where in the history this connection was shown what waits."""
+    return [
+        index
+        for index, record in enumerate(story.records)
+        if isinstance(record, Received) and record.connection == connection and record.frame["type"] == "provisional"
+    ]
+
+
+def shown_before_it_was_degraded(story: Story) -> None:
+    del story.records[received(story, 1, "degraded")]
+    del story.records[received(story, 1, "restored")]
+
+
+def shown_after_it_was_restored(story: Story) -> None:
+    index = previews(story, 1)[-1]
+    insert_frame(story, received(story, 1, "restored"), 1, frame_at(story, index))
+    del story.records[index]
+
+
+def degraded_twice(story: Story) -> None:
+    index = received(story, 1, "degraded")
+    insert_frame(story, index, 1, copy.deepcopy(frame_at(story, index)))
+
+
+def restored_twice(story: Story) -> None:
+    index = received(story, 1, "restored")
+    insert_frame(story, index, 1, {"type": "restored"})
+
+
+def never_restored(story: Story) -> None:
+    del story.records[received(story, 3, "restored")]
+
+
+def shown_twice(story: Story) -> None:
+    index = previews(story, 1)[1]
+    insert_frame(story, index, 1, copy.deepcopy(frame_at(story, index)))
+
+
+def shown_in_another_order(story: Story) -> None:
+    first, second, _third = previews(story, 2)
+    one, two = frame_at(story, first), frame_at(story, second)
+    one["event"], two["event"] = two["event"], one["event"]
+
+
+def shown_and_never_appended(story: Story) -> None:
+    """An event of nobody's outbox, which was promised to nobody."""
+    for index in previews(story, 1):
+        if frame_at(story, index)["event"]["id"] == "note3":
+            frame_at(story, index)["event"]["id"] = "another"
+
+
+def shown_to_another_thread(story: Story) -> None:
+    opened = next(record for record in story.records if isinstance(record, Connecting) and record.connection == 2)
+    opened.thread_id = "t1"
+    story.records = [
+        record
+        for record in story.records
+        if not (isinstance(record, Received) and record.connection == 2 and "data" in record.frame)
+    ]
+
+
+def shown_to_another_user(story: Story) -> None:
+    insert_frame(story, received(story, 3, "degraded"), 3, copy.deepcopy(frame_at(story, previews(story, 1)[0])))
+    frame = story.records.pop(received(story, 3, "provisional"))
+    story.records.insert(previews(story, 1)[0], frame)
+
+
+def shown_with_a_place(story: Story) -> None:
+    frame_at(story, previews(story, 1)[0])["event"]["cursor"] = "first.2.note2"
+
+
+def shown_with_other_data(story: Story) -> None:
+    frame_at(story, previews(story, 1)[0])["event"]["data"]["n"] = 7
+
+
+def shown_after_revocation(story: Story) -> None:
+    index = received(story, 1, "degraded")
+    story.records.insert(index, Revoking(story.records[index].at, "alice"))
+    story.records.insert(index + 1, Revoked(story.records[index].at, "alice"))
+    story.records = [
+        record
+        for place, record in enumerate(story.records)
+        if place < index
+        or not isinstance(record, Received)
+        or (record.connection == 1 and record.frame["type"] != "note")
+        or record.connection == 3
+    ]
+
+
+OUTAGE_CORRUPTIONS: list[tuple[Callable[[Story], None], Fault]] = [
+    (shown_before_it_was_degraded, Fault.PROVISIONAL),
+    (shown_after_it_was_restored, Fault.PROVISIONAL),
+    (degraded_twice, Fault.PROVISIONAL),
+    (restored_twice, Fault.PROVISIONAL),
+    (never_restored, Fault.PROVISIONAL),
+    (shown_twice, Fault.PROVISIONAL),
+    (shown_in_another_order, Fault.PROVISIONAL),
+    (shown_and_never_appended, Fault.PROVISIONAL),
+    (shown_to_another_thread, Fault.PROVISIONAL),
+    (shown_to_another_user, Fault.LEAK),
+    (shown_with_a_place, Fault.CORRUPT),
+    (shown_with_other_data, Fault.CORRUPT),
+    (shown_after_revocation, Fault.LATE_AFTER_REVOKE),
+]
+
 ROLLBACK_CORRUPTIONS: list[tuple[Callable[[Story], None], Fault]] = [
     (resumed_by_epoch_and_offset, Fault.GAP_WITHOUT_NOTICE),
     (another_history_without_a_gap, Fault.GAP_WITHOUT_NOTICE),
@@ -663,8 +809,24 @@ def test_each_way_of_getting_a_rollback_wrong_is_called_what_it_is(
     assert {violation.fault for violation in violations} == {fault}, violations
 
 
+def test_a_clean_history_of_an_outage_passes() -> None:
+    checker = Checker(story_of_an_outage().history)
+    assert checker.run() == []
+    assert checker.landed["shown_provisionally"] == 6
+
+
+@pytest.mark.parametrize(
+    ("spoil", "fault"), OUTAGE_CORRUPTIONS, ids=lambda value: getattr(value, "__name__", str(value))
+)
+def test_each_way_of_getting_an_outage_wrong_is_called_what_it_is(spoil: Callable[[Story], None], fault: Fault) -> None:
+    story = story_of_an_outage()
+    spoil(story)
+    violations = check(story.history)
+    assert fault in {violation.fault for violation in violations}, violations
+
+
 def test_every_class_of_violation_is_found_by_some_corruption() -> None:
-    assert {fault for _spoil, fault in CORRUPTIONS} == set(Fault)
+    assert {fault for _spoil, fault in [*CORRUPTIONS, *OUTAGE_CORRUPTIONS]} == set(Fault)
 
 
 @pytest.mark.parametrize("tell", [clean_story, story_of_a_rollback])

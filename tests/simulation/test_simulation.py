@@ -20,8 +20,13 @@ from tests.simulation.loop import Deadlock, Livelock, SimLoop, seeded_world
 from tests.simulation.network import Conditions, FrameMeter, Network
 from tests.simulation.scenario import Kind, Outcome, kind_of, run_seed
 from websocket_core.connection import WebSocketConnection
+from websocket_core.cursor import Gap, LogCursor
+from websocket_core.identity import LogName
 from websocket_core.log import GapReason, Position
 from websocket_core.logs import memory
+from websocket_core.outbound import Outbound
+from websocket_core.outbox import Outbox, Outboxes, Waiting
+from websocket_core.wire import provisional_frame
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,15 +62,26 @@ def test_a_loop_that_stands_still_for_five_seconds_disconnects_nobody_who_answer
     assert outcome.faults["loop_stall_beyond_timeout"] > 0
 
 
+@pytest.mark.parametrize("seed", range(1_000, 1_006))
+def test_a_log_that_is_away_again_and_again_takes_nothing_down(seed: int) -> None:
+    """What waits for it is shown to its own user between `degraded` and `restored`, and comes in that order later."""
+    outcome = run_seed(seed, Kind.AWAY)
+    assert outcome.violations == []
+    assert outcome.faults["log_was_away"] > 0
+    assert outcome.deliveries > 20
+
+
 def test_faults_land() -> None:
     landed: Counter[str] = Counter()
     for seed in range(1_012, 1_018):
         landed += run_seed(seed, Kind.CHAOS).faults + run_seed(seed, Kind.ROLLBACK).faults
+        landed += run_seed(seed, Kind.AWAY).faults
     for fault in (
         "cut", "cut_mid_frame", "stall", "half_open", "slow_reader", "lost_wake_up", "cancelled_in_append",
         "rollback_lost_entry", "rollback_unnoticed", "rollback_woken", "rollback_retried", "rollback_ahead",
         "rollback_overgrown", "rollback_resume_lost", "rollback_resume_kept", "revoked_open", "revoked_resuming",
-        "revoked_refused", "revoked_came_back",
+        "revoked_refused", "revoked_came_back", "log_was_away", "log_had_a_hiccup", "log_killed", "log_frozen",
+        "shown_provisionally",
     ):  # fmt: skip
         assert landed[fault] > 0, fault
 
@@ -131,6 +147,24 @@ def test_a_client_that_is_ahead_of_its_log_and_not_told_is_found_out(monkeypatch
     monkeypatch.setattr(rolling_log._Log, "fault", up_to_date)
     outcome = first_violation(range(10), Kind.ROLLBACK)
     assert Fault.GAP_WITHOUT_NOTICE in {violation.fault for violation in outcome.violations}
+
+
+def test_what_waits_shown_to_whom_it_is_not_for_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A positive control: an outbox that is found by a wrong name, and neither of the two looks."""
+    honest = Outboxes.waiting_for
+
+    def any_outbox(outboxes: Outboxes, log: LogName) -> Outbox | None:
+        return honest(outboxes, log) or next(iter(outboxes._outboxes.values()), None)
+
+    monkeypatch.setattr(Outboxes, "waiting_for", any_outbox)
+    monkeypatch.setattr(LogCursor, "foresees", lambda _cursor, _log, _event: True)
+    monkeypatch.setattr(Outbound, "_render_other", render_unseen)
+    outcome = first_violation(range(40), Kind.AWAY)
+    assert Fault.LEAK in {violation.fault for violation in outcome.violations}
+
+
+def render_unseen(outbound: Outbound, step: Gap | Waiting) -> str:
+    return outbound._render_gap(step) if isinstance(step, Gap) else provisional_frame(step.event)
 
 
 def test_a_stall_that_counts_against_the_clients_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:

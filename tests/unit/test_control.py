@@ -19,7 +19,7 @@ from websocket_core.wire import CloseCode
 
 NAMES = st.none() | st.text(max_size=20)
 SECONDS = st.none() | st.floats(min_value=0, max_value=1e12)
-ORDERS = st.builds(Order, st.integers(1_000, 4_999), NAMES, NAMES, SECONDS)
+ORDERS = st.builds(Order, st.integers(1_000, 4_999), NAMES, NAMES, SECONDS, NAMES)
 
 
 def test_an_order_against_a_user_does_not_mean_credentials_that_are_newer() -> None:
@@ -48,6 +48,21 @@ def test_a_control_entry_is_an_event_for_a_connection_that_nobody_can_have() -> 
 def test_what_an_order_does_not_name_is_left_out() -> None:
     """So that an older release, which knows fewer names, does not take an order for a wider one than it is."""
     assert json.loads(control_event(Order(1000), "e1").body + b"}")["order"] == {"code": 1000}
+
+
+def test_an_order_to_a_seat_is_for_no_other_connection_with_the_same_id() -> None:
+    order = Order(4409, "tab", seat="s1")
+    assert order.concerns("tab", "token", None, "s1")
+    for seat in ("s2", "", None):
+        assert not order.concerns("tab", "token", None, seat)
+    assert not order.concerns("other", "token", None, "s1")
+    assert Order(4409, "tab").concerns("tab", "token", None, "s1")
+
+
+def test_a_release_that_knows_no_seats_does_not_take_an_order_for_a_wider_one() -> None:
+    """It looks for `code`, and passes over what has none; or it would close the connection that has come instead."""
+    stored = json.loads(control_event(Order(4409, "tab", seat="s1"), "e1").body + b"}")
+    assert stored["order"] == {"seat_code": 4409, "connection_id": "tab", "seat": "s1"}
 
 
 @pytest.mark.parametrize(

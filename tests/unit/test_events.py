@@ -628,6 +628,8 @@ def test_every_known_type_has_a_model_and_the_table_is_read_only() -> None:
         "agent_error",
         "tool_progress",
         "message_delta",
+        "approval_requested",
+        "approval_resolved",
         "events_dropped",
     }
     with pytest.raises(TypeError):
@@ -693,6 +695,8 @@ async def test_the_models_accept_everything_that_the_bridge_sends() -> None:
                     raise ValueError("boom")
             async with run.child("helper") as child:
                 child.interrupt()
+            with pytest.raises(TimeoutError):
+                await run.approval("Go on?", tool_call_id="c1", timeout=0.01, risk="high")
             run.result = object()
         with pytest.raises(RuntimeError):
             async with bridge.run("planner"):

@@ -32,9 +32,9 @@ DECLARED: Final = {
         InvalidConfiguration InvalidEvent InvalidInput InvalidUserId IsolationViolation Limits LogUnavailable
         MalformedCursor MalformedFrame ManagerClosed Position Principal Retention RetryPolicy SyncEmitter
         UnifiedWebSocketEmitter UnifiedWebSocketError UnifiedWebSocketManager UnknownConnection UserId
-        WebSocketConnection WebSocketManager WrongEventLoop get_websocket_manager websocket_manager
+        WebSocketConnection WebSocketManager WrongEventLoop emitter_for get_websocket_manager websocket_manager
     """,
-    "bridge": "AgentRun AgentWebSocketBridge RunCancelled RunContext ToolCall UserExecutionContext",
+    "bridge": "AgentRun AgentWebSocketBridge Decision RunCancelled RunContext ToolCall UserExecutionContext",
     "websocket_core.agent_bridge": "AgentWebSocketBridge UserExecutionContext",
     "websocket_core.auth": """
         AuthRequest AuthenticationFailed AuthenticationUnavailable Authenticator DevelopmentAuthenticator
@@ -56,18 +56,22 @@ DEFINED: Final = {
         ManagerClosed UnifiedWebSocketError UnknownConnection WrongEventLoop
     """,
     "websocket_core.events": """
-        AGENT_COMPLETED AGENT_ERROR AGENT_STARTED AGENT_THINKING CRITICAL_EVENTS DATA_MODELS EVENTS_DROPPED
-        MESSAGE_DELTA RESERVED_TYPES TOOL_COMPLETED TOOL_EXECUTING TOOL_PROGRESS
-        AgentCompleted AgentError AgentStarted AgentThinking Event EventEncoder EventsDropped MessageDelta
+        AGENT_COMPLETED AGENT_ERROR AGENT_STARTED AGENT_THINKING APPROVAL_REQUESTED APPROVAL_RESOLVED CRITICAL_EVENTS
+        DATA_MODELS EVENTS_DROPPED MESSAGE_DELTA RESERVED_TYPES TOOL_COMPLETED TOOL_EXECUTING TOOL_PROGRESS
+        AgentCompleted AgentError AgentStarted AgentThinking ApprovalRequested ApprovalResolved Event EventEncoder
+        EventsDropped MessageDelta
         ToolCompleted ToolExecuting ToolProgress check_event_id encode_json owner_part random_text
     """,
     "websocket_core.limits": "Limits Retention RetryPolicy",
-    "websocket_core.log": "Batch Entry GapReason LogReader LogStore LogWriter Position",
+    "websocket_core.log": "Batch Checkable Entry GapReason LogReader LogStore LogWriter Position",
     "websocket_core.metrics": "LATENCY_BOUNDS Latency Metrics process_metrics",
     "websocket_core.unified_manager": "UnifiedWebSocketManager",
+    "websocket_core.worker": "ENDING EmitterFor SyncWorker Worker WorkerOptions emitter_for",
+    "websocket_core.commands": "AnsweringHost Check Command CommandHost Commands OURS",
+    "websocket_core.work": "Held IDS Item MemoryWork Outcome Put WorkLimits WorkQueue",
     "websocket_core.wire": """
         CLOSE_RULES CURSOR_LATEST CloseCode CloseRule ERROR_CODES PLAIN PROTOCOL close_code control_frame
-        decode_cursor encode_cursor event_frame parse_frame
+        decode_cursor encode_cursor event_frame parse_frame provisional_frame
     """,
 }
 """What else is public in the modules that documentation and backends of other people import from."""

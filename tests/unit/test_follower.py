@@ -4,14 +4,14 @@ trouble with the log loses anything."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from tests.support import turns, virtual_time
 from websocket_core.control import Order, control_event
-from websocket_core.cursor import Ended, Gap, LogCursor, Step
+from websocket_core.cursor import Ended, Gap, LogCursor
 from websocket_core.errors import IsolationViolation, LogUnavailable
 from websocket_core.events import Event
 from websocket_core.follower import RETRY_SECONDS, LogFollower
@@ -19,6 +19,8 @@ from websocket_core.identity import Grant, LogName, Principal, UserId
 from websocket_core.limits import Retention
 from websocket_core.log import Batch, Entry, GapReason, Position
 from websocket_core.logs.memory import MemoryLog
+from websocket_core.outbox import Waiting
+from websocket_core.provisional import Shown
 from websocket_core.wire import encode_cursor
 
 ALICE = LogName.of_user(UserId("alice"))
@@ -132,13 +134,14 @@ class Follower(LogFollower):
         return follower
 
 
-def brief(steps: list[Step]) -> list[Any]:
+def brief(steps: Sequence[Shown]) -> list[Any]:
     """Steps in short: the number of an event, the reason of a gap, minus the code of an order."""
     out: list[Any] = []
     for step in steps:
         if isinstance(step, Entry):
             out.append(int(step.event.id.lstrip("abcdefghijklmnopqrstuvwxyz")))
         else:
+            assert not isinstance(step, Waiting)
             out.append(step.reason.value if isinstance(step, Gap) else -step.code)
     return out
 

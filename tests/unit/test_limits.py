@@ -47,8 +47,9 @@ def test_a_duration_or_a_rate_may_be_a_whole_number_or_a_fraction(cls: type[Any]
 def test_durations_and_rates_are_fractions_and_the_rest_are_whole_numbers() -> None:
     """So that a size or a count cannot be given as a fraction by a wrong annotation."""
     durations = {
-        "heartbeat", "heartbeat_timeout", "write_timeout", "auth_timeout", "expiry_grace", "sweep_interval",
+        "heartbeat", "heartbeat_timeout", "write_timeout", "auth_timeout", "expiry_grace", "lease", "sweep_interval",
         "shutdown_timeout", "snapshot_timeout", "burst_window", "busy_window", "age", "seconds", "initial", "maximum",
+        "check_interval", "degraded_after",
     }  # fmt: skip
     assert {name for _, name in FLOATS} == durations | {"frames_per_second", "bytes_per_second"}
 

@@ -17,11 +17,22 @@ COUNTERS = {
     "append_failures": "websocket_append_failures_total",
     "gaps": "websocket_gaps_total",
     "evictions": "websocket_evictions_total",
+    "evictions_failed": "websocket_evictions_failed_total",
     "refusals": "websocket_refusals_total",
     "stale": "websocket_stale_connections_total",
     "uncut": "websocket_uncut_connections_total",
+    "runs_lost": "websocket_runs_lost_total",
+    "outages": "websocket_log_outages_total",
+    "commands_accepted": "websocket_commands_accepted_total",
+    "commands_refused": "websocket_commands_refused_total",
+    "commands_done": "websocket_commands_done_total",
+    "commands_retried": "websocket_commands_retried_total",
+    "commands_dead": "websocket_commands_dead_total",
+    "feed_replacements": "websocket_feed_replacements_total",
+    "foreign_entries": "websocket_foreign_entries_total",
     "isolation_violations": "isolation_violations_total",
 }
+GAUGES = {"connections": "websocket_connections", "degraded": "websocket_degraded"}
 HISTOGRAMS = {
     "append_latency": "websocket_append_seconds",
     "delivery_latency": "websocket_delivery_seconds",
@@ -43,7 +54,7 @@ def exposed(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], f
 
 def test_every_metric_is_exposed_from_the_start_with_nothing_counted() -> None:
     series = exposed(Metrics())
-    expected = {*COUNTERS.values(), "websocket_connections"}
+    expected = {*COUNTERS.values(), *GAUGES.values()}
     for name in HISTOGRAMS.values():
         expected |= {f"{name}_bucket", f"{name}_count", f"{name}_sum"}
     assert {name for name, _ in series} == expected
@@ -51,14 +62,14 @@ def test_every_metric_is_exposed_from_the_start_with_nothing_counted() -> None:
     assert ("isolation_violations_total", ()) in series
 
 
-@pytest.mark.parametrize("attribute", [*COUNTERS, "connections"])
+@pytest.mark.parametrize("attribute", [*COUNTERS, *GAUGES])
 def test_a_counter_shows_what_was_added_and_no_other_moves(attribute: str) -> None:
     metrics = Metrics()
     before = exposed(metrics)
     setattr(metrics, attribute, 7)
     after = exposed(metrics)
     changed = {key: value for key, value in after.items() if before[key] != value}
-    assert changed == {(COUNTERS.get(attribute, "websocket_connections"), ()): 7.0}
+    assert changed == {((COUNTERS | GAUGES)[attribute], ()): 7.0}
 
 
 def test_no_metric_has_a_label_but_the_bound_of_its_bucket() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support import turns, until, virtual_time
+from websocket_core.appender import SAMPLE, TURN, Appender
 from websocket_core.errors import AppendFailed, LogUnavailable, ManagerClosed
 from websocket_core.events import Event, EventEncoder, owner_part
 from websocket_core.identity import LogName, UserId
@@ -20,7 +21,7 @@ from websocket_core.limits import Limits, RetryPolicy
 from websocket_core.log import Position
 from websocket_core.logs.memory import MemoryLog
 from websocket_core.metrics import Metrics
-from websocket_core.outbox import SAMPLE, SETTLE_SECONDS, TURN, Appender, Outbox, Outboxes
+from websocket_core.outbox import SETTLE_SECONDS, Outbox, Outboxes
 
 LOG = LogName("user", "alice")
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support import counted_entropy, decoded, entries_of, quick_retry, virtual_time
+from websocket_core.appender import Appender
 from websocket_core.control import CONTROL, Order, order_of
 from websocket_core.errors import AppendFailed, InvalidInput, LogUnavailable, ManagerClosed
 from websocket_core.events import Event, EventEncoder
@@ -17,7 +18,6 @@ from websocket_core.identity import LogName, Principal, UserId
 from websocket_core.log import Position
 from websocket_core.logs.memory import MemoryLog
 from websocket_core.metrics import Metrics
-from websocket_core.outbox import Appender
 from websocket_core.registry import Registry
 from websocket_core.revocation import TOKEN_ID_CHARACTERS, Revocations
 from websocket_core.state import MemoryState

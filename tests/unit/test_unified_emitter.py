@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from websocket_core.appender import Appender
 from websocket_core.errors import (
     AppendFailed,
     InvalidEvent,
@@ -25,7 +26,7 @@ from websocket_core.limits import Limits, RetryPolicy
 from websocket_core.log import Position
 from websocket_core.logs.memory import MemoryLog
 from websocket_core.metrics import Metrics
-from websocket_core.outbox import Appender, Outboxes
+from websocket_core.outbox import Outboxes
 from websocket_core.unified_emitter import UnifiedWebSocketEmitter
 
 
