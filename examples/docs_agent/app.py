@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -27,6 +27,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 STATIC = Path(__file__).resolve().parent / "static"
 THREAD = "documentation"
 
+Ask = Callable[[UserId, str], Awaitable[str]]
+"""Has a question answered and returns the id of the run. Raises `TooManyRuns`."""
+
 
 def told_to_users(error: BaseException) -> str:
     """The text of the one error that is written for them; of any other the type alone, as its text may hold secrets."""
@@ -40,11 +43,26 @@ class SignIn(BaseModel):
     user: str
 
 
+class Victim(BaseModel):
+    """The body of `POST /kill`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    process: str = Field(max_length=64)
+
+
 class Question(BaseModel):
     """The body of `POST /runs`."""
 
     model_config = ConfigDict(extra="forbid", strict=True, str_strip_whitespace=True)
     question: str = Field(min_length=1, max_length=300)
+
+
+async def answer_question(
+    manager: UnifiedWebSocketManager, librarian: Librarian, user: str, run_id: str, question: str
+) -> None:
+    """One run, told to that user."""
+    context = UserExecutionContext(user_id=user, run_id=run_id, thread_id=THREAD)
+    await librarian.answer(AgentWebSocketBridge(manager, context, describe_error=told_to_users), question)
 
 
 def create_app(
@@ -53,12 +71,22 @@ def create_app(
     documentation: Path = REPOSITORY,
     pace: Pace | None = None,
     sessions: Sessions | None = None,
+    ask: Ask | None = None,
+    kill: Callable[[str], None] | None = None,
 ) -> FastAPI:
-    """The application: by default its own manager in memory, its own signing key, and this repository's documents."""
+    """The application: by default its own manager in memory, its own signing key, and this repository's documents.
+
+    Where several processes serve it, `ask` gives questions to those that work, and `kill` ends the process so named.
+    """
     manager = manager or UnifiedWebSocketManager()
     sessions = sessions or Sessions()
     librarian = Librarian(Library.load(documentation), pace)
     runs = Runs()
+
+    async def answer_here(user: UserId, question: str) -> str:
+        run_id = uuid.uuid4().hex
+        runs.start(user, lambda: answer_question(manager, librarian, user, run_id, question))
+        return run_id
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -86,20 +114,20 @@ def create_app(
         return {"token": sessions.token(user), "user": user, "expires_in": sessions.lifetime}
 
     @app.post("/runs", status_code=202)
-    async def ask(request: Request, user: UserId = Depends(sessions.user)) -> dict[str, str]:
+    async def asked(request: Request, user: UserId = Depends(sessions.user)) -> dict[str, str]:
         question = (await read_body(request, Question)).question
-        run_id = uuid.uuid4().hex
-
-        async def answered() -> None:
-            context = UserExecutionContext(user_id=user, run_id=run_id, thread_id=THREAD)
-            bridge = AgentWebSocketBridge(manager, context, describe_error=told_to_users)
-            await librarian.answer(bridge, question)
-
         try:
-            runs.start(user, answered)
+            return {"run_id": await (ask or answer_here)(user, question)}
         except TooManyRuns as error:
             detail = "that is as many runs as the demo allows at once; wait for one to end, or stop one"
             raise HTTPException(429, detail, headers={"Retry-After": "5"}) from error
-        return {"run_id": run_id}
+
+    if kill is not None:
+
+        @app.post("/kill", status_code=202)
+        async def end_process(request: Request, _user: UserId = Depends(sessions.user)) -> dict[str, str]:
+            victim = (await read_body(request, Victim)).process
+            kill(victim)
+            return {"process": victim}
 
     return app

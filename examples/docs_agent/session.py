@@ -15,14 +15,14 @@ _ALGORITHM = "HS256"
 
 
 class Sessions:
-    """Signs and checks this process's tokens. The key is random and dies with the process.
+    """Signs and checks tokens. The key is random and dies with the process, unless several processes share one.
 
     `authenticate` is what the live route checks tokens with; `user` checks the other routes' with the same.
     """
 
-    def __init__(self, *, lifetime: int = 3600) -> None:
+    def __init__(self, *, lifetime: int = 3600, key: str | None = None) -> None:
         self.lifetime = lifetime
-        self._key = secrets.token_urlsafe(48)
+        self._key = key or secrets.token_urlsafe(48)
         self.authenticate = JWTAuthenticator(self._key, algorithms=[_ALGORITHM])
 
     def token(self, user: UserId) -> str:

@@ -27,7 +27,8 @@ export class Connection {
   #requestCount = 0;
 
   // session: { token() -> Promise<string>, forget() }; token() rejects with an Error, `refused` set if asking again is useless.
-  // hears: { state(state, why), connected(frame, asked), event(event), gap(frame), foreign(frame), notice(text), cursor(text) }
+  // hears: { state(state, why), connected(frame, asked), event(event), gap(frame), foreign(frame), notice(text),
+  // cursor(text), provisional(event) } where an event waits for a log that is away, and null means: forget them all
   constructor(url, user, session, hears) {
     this.#url = url;
     this.#user = user;
@@ -183,12 +184,15 @@ export class Connection {
         return this.#hears.notice(`The server says: ${frame.message}`);
       case "degraded":
         return this.#hears.notice("The log is away. Events wait at the server until it is back.");
+      case "provisional":
+        if (frame.event.user_id !== this.#user) return this.#hears.foreign(frame.event);
+        return this.#hears.provisional(frame.event);
       case "restored":
+        this.#hears.provisional(null);
         return this.#hears.notice("");
       case "pong":
       case "subscribed":
       case "unsubscribed":
-      case "provisional":
         return undefined;
       default:
         return this.#event(frame);
@@ -206,6 +210,7 @@ export class Connection {
     this.#connectedAt = performance.now();
     this.#triedNewToken = false;
     this.#moveTo(frame.cursor);
+    this.#hears.provisional(null);
     this.#enter("live", "");
     return this.#hears.connected(frame, asked);
   }

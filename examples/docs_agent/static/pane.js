@@ -1,7 +1,7 @@
 // One person's half of the page: their sign-in, their connection, their runs.
 
 import { Connection } from "./connection.js";
-import { el } from "./dom.js";
+import { brief, el } from "./dom.js";
 import { RunView, unknown } from "./run.js";
 import { shortCursor } from "./protocol.js";
 import { Session, post } from "./session.js";
@@ -30,6 +30,8 @@ export class Pane {
   #foreign = 0;
   #resumes = 0;
   #gaps = 0;
+  #waiting = null;
+  #served = null;
   #spoken = 0;
   #changed;
 
@@ -47,6 +49,7 @@ export class Pane {
     this.#find(".examples").append(...examples.map((text) => el("button", { type: "button", class: "example", onclick: () => this.#ask(text) }, text)));
     this.#part("cut").addEventListener("click", () => this.#connection.cut());
     this.#part("restore").addEventListener("click", () => this.#connection.open());
+    this.#part("kill").addEventListener("click", () => this.#kill());
     this.#part("sign-out").addEventListener("click", () => this.signOut());
   }
 
@@ -85,6 +88,7 @@ export class Pane {
       foreign: (frame) => this.#stranger(frame),
       notice: (text) => this.#trouble(text),
       cursor: (cursor) => this.#cursor(cursor),
+      provisional: (event) => this.#provisional(event),
     });
     this.#connection.open();
     this.#changed();
@@ -96,6 +100,7 @@ export class Pane {
     this.#session = null;
     this.#runs.clear();
     this.#events = this.#foreign = this.#resumes = this.#gaps = 0;
+    this.#provisional(null);
     this.#find(".stream").replaceChildren();
     this.#find(".alerts").replaceChildren();
     this.#find("h2").textContent = "Nobody";
@@ -145,7 +150,23 @@ export class Pane {
     }
   }
 
+  async #kill() {
+    try {
+      await this.#session.with((token) => post("/kill", { process: this.#served }, token));
+    } catch (error) {
+      this.#trouble(error.message);
+    }
+  }
+
+  // Where several processes serve this page, each tells a connection which one it is on.
+  #servedBy(name) {
+    this.#served = name;
+    this.#part("served-by").hidden = this.#part("kill").hidden = false;
+    this.#part("served-by").querySelector("code").textContent = name;
+  }
+
   #event(event) {
+    if (event.type === "served_by") return this.#servedBy(event.data.process);
     this.#events += 1;
     this.#count();
     this.#find(".empty").hidden = true;
@@ -186,6 +207,24 @@ export class Pane {
     const text = GAPS.get(reason) ?? `Some events are missing here (${reason}).`;
     this.#place(el("li", { class: "notice", "data-testid": "gap-notice", "data-reason": reason }, el("strong", {}, "A gap. "), text));
     this.#say(`A gap. ${text}`);
+  }
+
+  // What waits for the log is told, and not taken in: it comes with its place in the log when that is back.
+  #provisional(event) {
+    if (event === null) {
+      this.#waiting?.element.remove();
+      this.#waiting = null;
+      return;
+    }
+    if (this.#waiting === null) {
+      const text = el("span");
+      const element = el("li", { class: "notice", "data-testid": "provisional" }, el("strong", {}, "Not in the log yet. "), text);
+      this.#waiting = { element, text, events: 0 };
+      this.#place(element);
+    }
+    this.#waiting.events += 1;
+    const count = times(this.#waiting.events, "event");
+    this.#waiting.text.textContent = `${count} so far, the last one ${brief(event.type, 40)}. It all comes again when the log is back.`;
   }
 
   #stranger(frame) {
