@@ -548,7 +548,6 @@ async def test_what_a_restarted_server_forgot_is_told_and_what_was_acknowledged_
     writer = RedisLog(server.url, namespace=namespace)
     await writer.append(ALICE, an_event("old"))
     old = await writer.open(ALICE)
-    await writer._acknowledged.close()
     writer._acknowledged._held.clear()  # as if it were older than three seconds
     names = [LogName("user", f"user-{number}") for number in range(10)]
     for start_ in range(0, 3_000, 100):

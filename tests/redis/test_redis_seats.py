@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final
 
 import pytest
+from redis import Redis
 
 from tests.redis.server import RedisServer, redis_binary
 from tests.support import Tab, a_manager, quick_retry, turns, until
@@ -46,6 +47,9 @@ class Process:
         self.exchange = Exchange(world.url, timeout=5.0)
         self.channel = Namespace(world.namespace).plain(f"process:{next(_numbers)}")
         self.submit, self.run = self.exchange.submit, self.exchange.run
+        self.subscriber = Redis.from_url(world.url).pubsub()  # type: ignore[no-untyped-call]
+        self.subscriber.subscribe(self.channel)
+        assert self.subscriber.get_message(timeout=5.0) is not None
 
     def listen(self, _heard: Callable[[], None]) -> Callable[[], None]:
         return lambda: None
@@ -71,6 +75,8 @@ class World:
     async def close(self) -> None:
         for process in self.processes:
             await process.exchange.close()
+            process.subscriber.connection_pool.disconnect()
+            process.subscriber.close()
         await self.raw.close()
 
     @contextlib.asynccontextmanager
@@ -163,6 +169,22 @@ async def test_a_seat_that_was_given_back_makes_room(world: World) -> None:
     await seats.leave([(ALICE, "a/"), (BOB, "b/"), (ALICE, "nobody")])
     assert await sit(seats, "d") == []
     assert await sit(seats, "e") == ["b"]
+
+
+async def test_a_process_that_was_killed_is_gone_before_its_time_is_up(world: World) -> None:
+    """Its users come back at once, to other processes, and must not count twice."""
+    world.process()
+    killed, here = world.process(), world.process()
+    for connection_id in ("a", "b", "c"):
+        assert await sit(killed, connection_id) == []
+    world.processes[1].subscriber.close()
+
+    async def gone() -> bool:
+        return not await here.is_there(killed.process)
+
+    await becomes(gone)
+    assert await sit(here, "d") == []
+    assert await sit(here, "e") == []
 
 
 async def test_the_seats_of_a_process_that_is_gone_do_not_count(world: World) -> None:

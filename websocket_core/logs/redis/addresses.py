@@ -66,6 +66,9 @@ class Addresses:
         try:
             if where:
                 await _check_master(connection)
+        except RuntimeError as error:  # as above
+            await connection.disconnect(nowait=True)
+            raise ConnectionResetError("the connection was lost") from error
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
@@ -174,6 +177,9 @@ async def _connected(options: dict[str, Any]) -> Any:
     connection = _connection(options)
     try:
         await connection.connect()
+    except RuntimeError as error:  # so says uvloop of a transport that was lost in the middle of the greeting
+        await connection.disconnect(nowait=True)
+        raise ConnectionResetError("the connection was lost") from error
     except BaseException:
         await connection.disconnect(nowait=True)
         raise

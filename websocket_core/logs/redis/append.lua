@@ -32,6 +32,21 @@ local function entry_at(offset)
   if held then return match(held[2][2], '^([^\31]*)\31[^\31]*\31(%d+)\31([^\31]*)') end
 end
 
+local function find_ids()
+  first, first_at, bytes, fresh = head + 1, now, 0, 0
+  call('DEL', ids)
+  for _, held in ipairs(call('XRANGE', entries, '-', '+')) do
+    local number = tonumber(match(held[1], '^(%d+)%-0$'))
+    local at, whose = match(held[2][2], '^[^\31]*\31[^\31]*\31(%d+)\31([^\31]*)')
+    if number and whose then
+      if number < first then first, first_at = number, tonumber(at) end
+      call('HSET', ids, whose, format('%d', number))
+      bytes = bytes + body_of(held[2][2])
+    end
+  end
+  call('PEXPIRE', ids, math.floor(age / 8) + age)
+end
+
 if epoch then
   head, bytes, first, first_at, fresh =
     tonumber(head), tonumber(bytes), tonumber(first), tonumber(first_at), tonumber(fresh)
@@ -45,7 +60,12 @@ if ARGV[11] == epoch and tonumber(ARGV[12]) <= head then
 end
 
 local offset = format('%d', head + 1)
-if call('HSETNX', ids, id, offset) == 0 then
+local new = call('HSETNX', ids, id, offset)
+if new == 1 and call('HLEN', ids) ~= head - first + 2 then -- the keys expired, or somebody else had a hand in them
+  find_ids()
+  new = call('HSETNX', ids, id, offset)
+end
+if new == 0 then
   local there = call('HGET', ids, id)
   local held, at, whose = entry_at(there)
   if whose == id and tonumber(at) >= now - age then return epoch .. ' ' .. there .. ' ' .. held end
@@ -60,21 +80,6 @@ if type(redis.pcall('XADD', entries, offset .. '-0', 'd', packed)) == 'table' th
   call('XADD', entries, '1-0', 'd', packed)
 end
 head, bytes = head + 1, bytes + body_of(said)
-
--- The keys may have expired, or somebody else had a hand in them, which is looked for from time to time.
-if (first_at < now - age or head % 64 == 0) and call('HLEN', ids) ~= head - first + 1 then
-  first, first_at, bytes, fresh = head, now, 0, 0
-  call('DEL', ids)
-  for _, held in ipairs(call('XRANGE', entries, '-', '+')) do
-    local number = tonumber(match(held[1], '^(%d+)%-0$'))
-    local at, whose = match(held[2][2], '^[^\31]*\31[^\31]*\31(%d+)\31([^\31]*)')
-    if number and whose then
-      if number < first then first, first_at = number, tonumber(at) end
-      call('HSET', ids, whose, format('%d', number))
-      bytes = bytes + body_of(held[2][2])
-    end
-  end
-end
 
 if first >= head then first, first_at = head, now end
 while head > first and (head - first >= most or bytes > most_bytes or first_at < now - age) do

@@ -54,7 +54,9 @@ class Link(asyncio.BufferedProtocol):
             self._gone.set_result(None)  # whoever was told is the protocol before this
 
     def write(self, packed: bytes) -> None:
-        self._transport.write(packed)
+        """Send it, unless the link is lost, which is told otherwise; uvloop would raise."""
+        if not self.closed:
+            self._transport.write(packed)
 
     async def drained(self) -> None:
         """Wait until not too much is waiting to be sent."""

@@ -62,8 +62,13 @@ class RedisSeats:
 
     async def is_there(self, process: str) -> bool:
         # What was read from Redis names no key that is not such a one.
-        ours = process.startswith(self._names.plain("process:"))
-        return ours and bool(int(await self._commands.submit("EXISTS", _there(process))))
+        if not process.startswith(self._names.plain("process:")):
+            return False
+        # Redis knows at once that a process was killed, and after a while that one stands still.
+        said, listening = await asyncio.gather(
+            self._commands.submit("EXISTS", _there(process)), self._commands.submit("PUBSUB", "NUMSUB", process)
+        )
+        return int(said) > 0 and int(listening[1]) > 0
 
 
 def seats_key(names: Namespace, user_id: UserId) -> str:
