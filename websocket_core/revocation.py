@@ -3,6 +3,8 @@ user's own log."""
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -17,6 +19,8 @@ from websocket_core.state import SharedState
 from websocket_core.wire import CloseCode
 
 TOKEN_ID_CHARACTERS: Final = 1_024
+LATELY_SECONDS: Final = 10.0
+"""No connect takes longer from its question to the deny-list to its registration."""
 
 
 class Revocations:
@@ -36,6 +40,7 @@ class Revocations:
         self._state = state
         self._registry = registry
         self._clock = clock
+        self._lately: deque[tuple[float, UserId, Order]] = deque()
 
     async def permits(self, principal: Principal) -> bool:
         """Whether the deny-list lets this principal be here. To be asked after the head of its log was noted."""
@@ -62,12 +67,24 @@ class Revocations:
     async def _order(self, user_id: UserId, order: Order) -> None:
         """Append the order. The connections of this process are held to it by a deadline as well: one that is far
         behind, or waits for a write, would come to it late."""
+        if order.code == CloseCode.REVOKED:
+            self._lately.append((asyncio.get_running_loop().time() + LATELY_SECONDS, user_id, order))
         told = self._tell(user_id, order, [])
         try:
             await self._appender.append(LogName.of_user(user_id), control_event(order, self._encoder.new_id()))
         finally:
             if order.code == CloseCode.REVOKED:  # who came while it was on its way may wait for a wake-up that is lost
                 self._tell(user_id, order, told)
+
+    def admitted(self, connection: WebSocketConnection) -> None:
+        """Hold a connection that is registered now to what was revoked while it was on its way: it may have been asked
+        for in the deny-list a moment before."""
+        now = asyncio.get_running_loop().time()
+        while self._lately and self._lately[0][0] < now:
+            self._lately.popleft()
+        for _, user_id, order in self._lately:
+            if user_id == connection.user_id:
+                self._tell(user_id, order, [])
 
     def _tell(self, user_id: UserId, order: Order, told: list[WebSocketConnection]) -> list[WebSocketConnection]:
         """Hold the connections of this process to the order, except those that were told; who was told now."""

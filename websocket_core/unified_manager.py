@@ -288,6 +288,7 @@ class UnifiedWebSocketManager:
         self._emitters.keep(user)
         try:
             connection.start(head, position, latest=latest)
+            self.revocations.admitted(connection)
             logger.info("connected", extra={"connection_id": connection_id})
             await self._hooks.connected(connection)
         except BaseException:

@@ -441,6 +441,24 @@ async def test_who_is_revoked_between_authentication_and_registration_is_shown_n
         assert "later" not in tab.numbers
 
 
+@virtual_time
+async def test_who_is_revoked_in_that_moment_and_reads_slowly_is_out_in_time_all_the_same() -> None:
+    """Nobody could tell it: it was not registered yet when the order was given."""
+    async with processes("this process", limits=Limits(batch_events=8, batch_bytes=200)) as both:
+        for n in range(100):
+            await both.emit(n)
+
+        async def revoke_now() -> None:
+            both.state.after = None
+            await both.here.revoke("alice")
+            await both.emit("later")
+
+        both.state.after = revoke_now
+        tab = await a_tab(both.there, issued(ago=1.0), socket=SlowSocket())
+        await ends_with(tab, 4410, within=WITHIN)
+        assert 0 < len(tab.numbers) < 100
+
+
 @WHERE
 @CURSORS
 @pytest.mark.parametrize("retention", [1, 2, 3])

@@ -30,6 +30,7 @@ class FakeRedis:
         self.refuses = False
         """Whether connections are closed at once."""
         self.writers: list[asyncio.StreamWriter] = []
+        self._cut: list[asyncio.StreamWriter] = []
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -47,15 +48,20 @@ class FakeRedis:
     ) -> None:
         assert self._server is not None
         self._server.close()
+        for _ in range(5):  # a connection that was just accepted gets here in some turns of the loop
+            await asyncio.sleep(0)
+        writers = [*self.writers, *self._cut]
         self.cut()
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        await asyncio.gather(*[writer.wait_closed() for writer in writers], return_exceptions=True)
 
     def cut(self) -> None:
         for writer in self.writers:
             writer.close()
+        self._cut += self.writers
         self.writers.clear()
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
