@@ -5,7 +5,8 @@
     python -m tests.mutants --survey ... show which tests of the mutant's files fail, to choose the one to name
 
 The shipped code carries no switches: a mutant is an edit of the source, made in a temporary directory. A mutant whose
-text is not found exactly once is stale and counts as a failure, and so is a named test that does not pass unmutated.
+text is not found exactly once is stale and fails the run before any test is run, whatever was chosen, and so does a
+named test that does not pass unmutated.
 """
 
 from __future__ import annotations
@@ -17,13 +18,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.mutants.catalogue import MUTANTS, Mutant
+from tests.mutants import catalogue, processes, redis_log
+from tests.mutants.catalogue import Mutant
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COPIED = ("websocket_core", "bridge", "tests", "pyproject.toml")
+MUTANTS = (*catalogue.MUTANTS, *redis_log.MUTANTS, *processes.MUTANTS)
+AT_ONCE = 2 * (os.cpu_count() or 2)
+"""Many of them are killed by a deadline, and a test that waits costs no processor."""
 FAILED = 1
 """What pytest exits with when tests ran and some failed; anything else is no kill."""
 
@@ -48,6 +55,27 @@ def mutate(root: Path, mutant: Mutant) -> str | None:
             return f"stale: its text stands {found} times in {edit.file}"
         path.write_text(source.replace(edit.old, edit.new))
     return None
+
+
+def fault_of(mutant: Mutant) -> str | None:
+    """What is wrong with a mutant that no test is needed to find out."""
+    sources: dict[str, str] = {}
+    for edit in mutant.edits:
+        if not (REPOSITORY / edit.file).is_file():
+            return f"stale: there is no {edit.file}"
+        source = sources.setdefault(edit.file, (REPOSITORY / edit.file).read_text())
+        if (found := source.count(edit.old)) != 1:
+            return f"stale: its text stands {found} times in {edit.file}"
+        if edit.new == edit.old:
+            return f"its edit of {edit.file} changes nothing"
+        sources[edit.file] = source.replace(edit.old, edit.new)
+    return None if mutant.killers else "no test is named that kills it"
+
+
+def faults(mutants: Sequence[Mutant]) -> list[str]:
+    names = Counter(mutant.name.partition(" ")[0] for mutant in mutants)
+    twice = [f"{name}: the name of {count} mutants" for name, count in names.items() if count > 1]
+    return twice + [f"{mutant.name}: {fault}" for mutant in mutants if (fault := fault_of(mutant))]
 
 
 def run_tests(root: Path, tests: tuple[str, ...], *more: str) -> tuple[int, str]:
@@ -85,6 +113,10 @@ def main() -> int:
         mutant for mutant in MUTANTS if not arguments.names or any(name in mutant.name for name in arguments.names)
     ]
     began = time.monotonic()
+    if found := faults(MUTANTS):
+        print("\n".join(found))
+        print(f"{len(found)} mutants do not fit the source any more; mend or remove them")
+        return 1
     if not arguments.survey:
         killers = tuple(dict.fromkeys(test for mutant in chosen for test in mutant.killers))
         code, output = run_tests(REPOSITORY, killers)
@@ -93,7 +125,7 @@ def main() -> int:
             print("the named tests do not pass without a mutant, so they prove nothing")
             return 1
     survivors = 0
-    with ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 2))) as pool:
+    with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
         for mutant, (killed, word) in zip(
             chosen, pool.map(lambda each: judge(each, arguments.survey), chosen), strict=True
         ):

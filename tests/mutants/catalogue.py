@@ -386,6 +386,18 @@ MUTANTS: tuple[Mutant, ...] = (
         (DELIVERY + "test_events_that_were_trimmed_are_told_as_a_gap",),
     ),
     Mutant(
+        "gap_untold",
+        "a gap that the log tells is told",
+        (Edit(CURSOR, "out.append(Gap(batch.gap, start))", "pass"),),
+        ("tests/unit/test_cursor.py::test_a_gap_that_the_log_tells_comes_before_the_entries",),
+    ),
+    Mutant(
+        "latest_is_the_oldest",
+        "who asks for what is new begins at the end",
+        (Edit(FOLLOWER, "head if latest else position", "position"),),
+        ("tests/unit/test_follower.py::test_latest_begins_at_the_end_as_it_was_noted_and_resumes_nothing",),
+    ),
+    Mutant(
         "lost_wake_up",
         "an append during a read is not missed",
         (
@@ -1501,80 +1513,6 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
         ),
         ("tests/unit/test_control.py::test_an_order_against_a_user_does_not_mean_credentials_that_are_newer",),
-    ),
-    Mutant(
-        "redis_no_fence",
-        "a request that is late is never executed behind its retry",
-        (
-            Edit(
-                "websocket_core/logs/redis/exchange.py",
-                '            await _ask(connection, [("CLIENT", "KILL", "ID", self._connection)])',
-                "            pass",
-            ),
-        ),
-        ("tests/redis/test_redis_faults.py::test_a_request_that_is_late_is_never_executed_behind_its_retry",),
-    ),
-    Mutant(
-        "redis_fences_a_stranger",
-        "a fence never reaches a connection of somebody else",
-        (Edit("websocket_core/logs/redis/exchange.py", " and server == self._server:", ":"),),
-        ("tests/redis/test_redis_faults.py::test_a_fence_never_reaches_a_connection_of_somebody_else",),
-    ),
-    Mutant(
-        "redis_restart_unnoticed",
-        "what a restarted server forgot is appended again",
-        (Edit("websocket_core/logs/redis/exchange.py", "        redis_connect_func=connected,\n", ""),),
-        (
-            "tests/redis/test_redis_faults.py::test_what_a_restarted_server_forgot_is_told_and_what_was_acknowledged_last_is_appended_again",
-        ),
-    ),
-    Mutant(
-        "redis_answers_mixed_up",
-        "cancelled callers take nobody else's answer",
-        (
-            Edit(
-                "websocket_core/logs/redis/exchange.py",
-                "            if waiting.done():\n                continue",
-                "            if False:\n                continue",
-            ),
-        ),
-        ("tests/redis/test_redis_faults.py::test_cancelled_callers_take_nobody_elses_answer_and_cost_no_connection",),
-    ),
-    Mutant(
-        "redis_retry_is_a_second_event",
-        "a reply that was lost does not make an event twice",
-        (Edit("websocket_core/logs/redis/append.lua", "if there then", "if false then"),),
-        ("tests/redis/test_redis_faults.py::test_an_append_whose_reply_was_lost_is_in_the_log_once",),
-    ),
-    Mutant(
-        "redis_epoch_only_resume",
-        "a reader ahead of a store that went back is told",
-        (Edit("websocket_core/logs/redis/read.lua", "    if mark ~= head_mark then reason = 'diverged' end", ""),),
-        ("tests/redis/test_redis_faults.py::test_a_reader_ahead_of_a_store_that_went_back_is_told_so",),
-    ),
-    Mutant(
-        "redis_deaf_for_ever",
-        "a deaf subscriber is replaced",
-        (Edit("websocket_core/logs/redis/feed.py", "> DEAF_SECONDS:", "> 60 * DEAF_SECONDS:"),),
-        ("tests/redis/test_redis_feed.py::test_a_deaf_subscriber_is_replaced_within_eight_seconds_without_help",),
-    ),
-    Mutant(
-        "redis_copies_do_not_join",
-        "copies are given only where they join what was read",
-        (Edit("websocket_core/logs/redis/feed.py", " or copies[-behind].prev != position.mark", ""),),
-        ("tests/redis/test_redis_feed.py::test_copies_are_given_only_to_who_stands_where_they_join",),
-    ),
-    Mutant(
-        "redis_ticket_spent_twice [24]",
-        "a ticket lets in once, whatever process takes it",
-        (Edit("websocket_core/logs/redis/state.py", '"GETDEL"', '"GET"'),),
-        ("tests/redis/test_redis_state.py::test_a_ticket_is_taken_once",),
-    ),
-    Mutant(
-        "redis_denial_shortened",
-        "a denial is never shortened",
-        (Edit("websocket_core/logs/redis/state_deny.lua", "ms = math.max(ms, redis.call('PTTL', KEYS[1]))", ""),),
-        ("tests/redis/test_redis_state.py::test_a_denial_is_prolonged_and_never_shortened",),
     ),
     Mutant(
         "importing_has_an_effect",

@@ -31,6 +31,8 @@ class Proxy:
         self._target = port
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._arrived: set[asyncio.StreamWriter] = set()
+        """Those that are not linked yet, and those that could not be."""
         self.links: list[Link] = []
         self.opened = 0
         """How many connections there were in all."""
@@ -98,22 +100,31 @@ class Proxy:
     ) -> None:
         assert self._server is not None
         self._server.close()
+        for _ in range(5):  # a connection that was just accepted gets here in some turns of the loop
+            await asyncio.sleep(0)
         self.cut()
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        for link in self.links:
-            for writer in (link.client, link.server):
-                with contextlib.suppress(OSError):
-                    await writer.wait_closed()
+        writers = [writer for link in self.links for writer in (link.client, link.server)]
+        for writer in (*writers, *self._arrived):
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self._arrived.add(writer)
         try:
             from_server, to_server = await asyncio.open_connection("127.0.0.1", self._target)
-        except OSError:
+        except (OSError, asyncio.CancelledError):
             writer.close()
             return
+        self._arrived.discard(writer)
         link = Link(writer, to_server)
         self.links.append(link)
         self.opened += 1

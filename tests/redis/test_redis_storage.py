@@ -256,17 +256,21 @@ async def test_a_stream_that_somebody_else_has_numbered_is_another_life(
 
 
 async def test_an_entry_of_100_mb_is_counted_and_passed_over_and_what_follows_is_a_gap(
-    log: RedisLog, redis: Redis, names: Names, metrics: Metrics
+    server: RedisServer, namespace: str, redis: Redis, names: Names, metrics: Metrics
 ) -> None:
-    seen = (await append(log, "e1"))[0]
-    large = b"large\x1f%b\x1f9999999999999\x1fe2\x1f\x1f\x1falice\n" % seen.mark.encode() + b"x" * 104_857_600
-    redis.xadd(names.entries, {"d": large}, id="2-0")
-    redis.hset(names.meta, "s", f"{seen.epoch} 2 large 40 1 0 0")
-    assert (await all_of(log, seen)) == ([], None)
-    assert metrics.foreign_entries == 1
-    await append(log, "e3")
-    entry = (await log.read(ALICE, seen, 10)).entries[0]
-    assert (entry.event.id, entry.prev) == ("e3", "large"), "whoever reads on finds that it does not join"
+    log = RedisLog(server.url, namespace=namespace, metrics=metrics, timeout=20.0)  # of Redis, to look at all of it
+    try:
+        seen = (await append(log, "e1"))[0]
+        large = b"large\x1f%b\x1f9999999999999\x1fe2\x1f\x1f\x1falice\n" % seen.mark.encode() + b"x" * 104_857_600
+        redis.xadd(names.entries, {"d": large}, id="2-0")
+        redis.hset(names.meta, "s", f"{seen.epoch} 2 large 40 1 0 0")
+        assert (await all_of(log, seen)) == ([], None)
+        assert metrics.foreign_entries == 1
+        await append(log, "e3")
+        entry = (await log.read(ALICE, seen, 10)).entries[0]
+        assert (entry.event.id, entry.prev) == ("e3", "large"), "whoever reads on finds that it does not join"
+    finally:
+        await log.close()
 
 
 async def test_the_owner_of_an_entry_is_the_one_that_is_stored(
