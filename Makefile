@@ -4,7 +4,7 @@
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo demo-fleet test test-all browser-test check audit bench mutants simulate docs build clean
+.PHONY: help setup demo demo-fleet test test-all browser-test check audit bench mutants simulate chaos docs build clean
 
 # $(call find-python,names): shell words that print the first interpreter on PATH which really runs (a pyenv
 # shim may not), is new enough, and can make environments.
@@ -95,6 +95,9 @@ mutants: setup ## check that the tests kill the seeded bugs
 
 simulate: setup ## the whole stack under seeded faults in virtual time (SEEDS=)
 	@$(RUN) tests.simulation --seeds $(or $(SEEDS),500) $(ARGS)
+
+chaos: setup ## real processes on a Redis that is killed, frozen and rolled back, a row for each mode (ROW=seconds)
+	@$(RUN) tests.redis.fleet.chaos --seconds $(or $(ROW),20) --quiet $(ARGS)
 
 docs: setup ## build the documentation into build/site
 	@$(RUN) mkdocs build --strict --site-dir build/site

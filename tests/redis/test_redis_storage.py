@@ -420,3 +420,28 @@ async def test_what_was_denied_a_moment_before_redis_forgot_it_is_denied_again(t
     finally:
         await log.close()
         server.stop()
+
+
+@pytest.mark.parametrize(
+    ("options", "warned"),
+    [
+        ((), False),
+        (("--maxmemory", "100mb"), False),
+        (("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"), True),
+        (("--maxmemory-policy", "allkeys-lru"), False),
+    ],
+)
+async def test_a_redis_that_throws_keys_away_is_warned_of_once(
+    tmp_path: Path, namespace: str, options: tuple[str, ...], warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = RedisServer(tmp_path, *options)
+    log = RedisLog(server.url, namespace=namespace)
+    try:
+        for _ in range(3):
+            await log.check()
+        assert [record.levelname for record in caplog.records if "throws keys away" in record.message] == (
+            ["WARNING"] if warned else []
+        )
+    finally:
+        await log.close()
+        server.stop()

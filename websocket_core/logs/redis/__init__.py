@@ -7,6 +7,7 @@ is published is copied to the readers of every process; what does not join is re
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -16,6 +17,7 @@ from functools import lru_cache, partial
 from typing import Any, Final, NamedTuple
 
 from websocket_core.control import CONTROL
+from websocket_core.errors import LogUnavailable
 from websocket_core.events import Event, random_text
 from websocket_core.identity import LogName
 from websocket_core.leases import LeasedEvent, LeaseLost
@@ -109,6 +111,7 @@ class RedisLog:
         self._name = random_text(entropy, 9)
         self.channel = self._names.plain(f"process:{self._name}")
         """Where this process can be told, by `PUBLISH` with anything but an empty text, to look after its runs."""
+        self._looked = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._begin()
 
@@ -233,6 +236,21 @@ class RedisLog:
         """See whether Redis answers both connections and takes a write. Raises `LogUnavailable`."""
         alive = self._names.plain(f"alive:{self._name}")
         await asyncio.gather(self._writer.submit("SET", alive, "", "PX", 10_000), self.reader.submit("PING"))
+        if not self._looked:
+            self._looked = True
+            await self._look_at_memory()
+
+    async def _look_at_memory(self) -> None:
+        """Warn of a Redis that would throw logs away."""
+        with contextlib.suppress(LogUnavailable):  # it may not say
+            about = (await self.reader.submit("INFO", "memory")).decode(errors="replace")
+            known = dict(line.split(":", 1) for line in about.splitlines() if ":" in line)
+            if known.get("maxmemory", "0") != "0" and known.get("maxmemory_policy") != "noeviction":
+                logger.warning(
+                    "this Redis throws keys away when it is full, and users lose events: set maxmemory-policy to "
+                    "noeviction",
+                    extra={"maxmemory_policy": known.get("maxmemory_policy")},
+                )
 
     async def append(self, log: LogName, event: Event) -> Position:
         lease_id = event.lease_id if isinstance(event, LeasedEvent) else None
