@@ -111,31 +111,31 @@ class Bench:
                 )  # fmt: skip
 
     def deliveries(self) -> None:
-        cases = [
-            (OURS, 1_000, 2_000),
-            (OURS, 50_000, 2_000),
-            (OURS, 10_000, 10_000),
-            (SOCKETIO, 1_000, 1_000),
-            (CHANNELS, 1_000, 1_000),
-        ]
-        for stack, users, rate in cases:
-            self._deliver(f"delivery, {users:,} users, {rate:,}/s", stack, users=users, rate=rate, served=users)
+        for users, rate in ((1_000, 2_000), (50_000, 2_000), (10_000, 10_000)):
+            what = f"append to callback, {users:,} users, {rate:,}/s"
+            self._deliver(what, OURS, users=users, rate=rate, served=users)
+        for stack in (SOCKETIO, CHANNELS):
+            self._deliver("append to callback, 1,000 users, 2,000/s", stack, users=1_000, rate=2_000, served=1_000)
+        for rate in (2_000, 10_000):
+            what = f"and a cursor advanced, 10,000 users, {rate:,}/s"
+            self._deliver(what, OURS, users=10_000, rate=rate, served=10_000, cursors=True)
 
     def strangers(self) -> None:
         for stack in (OURS, SOCKETIO):
             self._deliver("a process that serves 1 % of the users, 2,000/s for the rest", stack, 10_000, 2_000, 100)
 
-    def _deliver(self, what: str, stack: str, users: int, rate: int, served: int) -> None:
+    def _deliver(self, what: str, stack: str, users: int, rate: int, served: int, *, cursors: bool = False) -> None:
         seconds = 3 if self.quick else 8
         first = served if served < users else 0
         with (
             self.redis() as (url, client),
-            Role("subscribe", stack, url, users=served, first=0) as subscriber,
+            Role("subscribe", stack, url, users=served, first=0, cursors=cursors) as subscriber,
             Role("paced", stack, url, users=users, first=first, rate=rate, seconds=seconds) as publisher,
         ):
             time.sleep(1.0)
             before = redis_cpu(client)
             subscriber.go()
+            subscriber.answer()
             publisher.go()
             sent = publisher.answer()
             time.sleep(0.3)

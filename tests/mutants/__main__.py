@@ -35,14 +35,14 @@ FAILED = 1
 """What pytest exits with when tests ran and some failed; anything else is no kill."""
 
 
-def copy_to(target: Path) -> None:
-    ignored = shutil.ignore_patterns("__pycache__", ".hypothesis")
+def copy_to(target: Path, source: Path = REPOSITORY) -> None:
+    """Copies, with the bytecode of files that are copied from another copy."""
+    ignored = shutil.ignore_patterns(".hypothesis", *(["__pycache__"] if source == REPOSITORY else []))
     for name in COPIED:
-        source = REPOSITORY / name
-        if source.is_dir():
-            shutil.copytree(source, target / name, ignore=ignored)
+        if (source / name).is_dir():
+            shutil.copytree(source / name, target / name, ignore=ignored)
         else:
-            shutil.copy(source, target / name)
+            shutil.copy2(source / name, target / name)
 
 
 def mutate(root: Path, mutant: Mutant) -> str | None:
@@ -54,43 +54,50 @@ def mutate(root: Path, mutant: Mutant) -> str | None:
         if found != 1:
             return f"stale: its text stands {found} times in {edit.file}"
         path.write_text(source.replace(edit.old, edit.new))
+        for bytecode in path.parent.glob(f"__pycache__/{path.stem}.*"):
+            bytecode.unlink()
     return None
 
 
-def fault_of(mutant: Mutant) -> str | None:
+def fault_of(mutant: Mutant, root: Path) -> str | None:
     """What is wrong with a mutant that no test is needed to find out."""
     sources: dict[str, str] = {}
     for edit in mutant.edits:
-        if not (REPOSITORY / edit.file).is_file():
+        if not (root / edit.file).is_file():
             return f"stale: there is no {edit.file}"
-        source = sources.setdefault(edit.file, (REPOSITORY / edit.file).read_text())
+        source = sources.setdefault(edit.file, (root / edit.file).read_text())
         if (found := source.count(edit.old)) != 1:
             return f"stale: its text stands {found} times in {edit.file}"
         if edit.new == edit.old:
             return f"its edit of {edit.file} changes nothing"
         sources[edit.file] = source.replace(edit.old, edit.new)
+    for name, source in sources.items():
+        try:
+            compile(source if name.endswith(".py") else "", name, "exec")
+        except SyntaxError as error:
+            return f"stale: with its edit, {name} cannot be read any more: {error.msg} (line {error.lineno})"
     return None if mutant.killers else "no test is named that kills it"
 
 
-def faults(mutants: Sequence[Mutant]) -> list[str]:
+def faults(mutants: Sequence[Mutant], root: Path) -> list[str]:
     names = Counter(mutant.name.partition(" ")[0] for mutant in mutants)
     twice = [f"{name}: the name of {count} mutants" for name, count in names.items() if count > 1]
-    return twice + [f"{mutant.name}: {fault}" for mutant in mutants if (fault := fault_of(mutant))]
+    return twice + [f"{mutant.name}: {fault}" for mutant in mutants if (fault := fault_of(mutant, root))]
 
 
-def run_tests(root: Path, tests: tuple[str, ...], *more: str) -> tuple[int, str]:
+def run_tests(root: Path, tests: tuple[str, ...], *more: str, keep_bytecode: bool = False) -> tuple[int, str]:
     """pytest's exit code and output. The mutated packages are imported, since the directory comes first."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", *more, *tests]
-    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "" if keep_bytecode else "1"}
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300, check=False)
     return done.returncode, done.stdout + done.stderr
 
 
-def judge(mutant: Mutant, survey: bool) -> tuple[bool, str]:
+def judge(mutant: Mutant, template: Path, survey: bool) -> tuple[bool, str]:
     """Whether the mutant was killed, and a word about it."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as directory:
         root = Path(directory)
-        copy_to(root)
+        copy_to(root, template)
         if fault := mutate(root, mutant):
             return False, fault
         if survey:
@@ -112,23 +119,29 @@ def main() -> int:
     chosen = [
         mutant for mutant in MUTANTS if not arguments.names or any(name in mutant.name for name in arguments.names)
     ]
+    with tempfile.TemporaryDirectory(prefix="mutants-") as directory:
+        template = Path(directory)  # of one moment, whoever edits the sources meanwhile
+        copy_to(template)
+        return run(chosen, template, survey=arguments.survey)
+
+
+def run(chosen: Sequence[Mutant], template: Path, *, survey: bool) -> int:
     began = time.monotonic()
-    if found := faults(MUTANTS):
+    if found := faults(MUTANTS, template):
         print("\n".join(found))
-        print(f"{len(found)} mutants do not fit the source any more; mend or remove them")
+        print(f"{len(found)} mutants do not fit the source any more: mend or remove them")
         return 1
-    if not arguments.survey:
+    if not survey:
         killers = tuple(dict.fromkeys(test for mutant in chosen for test in mutant.killers))
-        code, output = run_tests(REPOSITORY, killers)
+        code, output = run_tests(template, killers, keep_bytecode=True)
         if code != 0:
             print(output[-3000:])
             print("the named tests do not pass without a mutant, so they prove nothing")
             return 1
     survivors = 0
     with ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
-        for mutant, (killed, word) in zip(
-            chosen, pool.map(lambda each: judge(each, arguments.survey), chosen), strict=True
-        ):
+        judged = pool.map(lambda each: judge(each, template, survey), chosen)
+        for mutant, (killed, word) in zip(chosen, judged, strict=True):
             survivors += not killed
             print(f"{'ok  ' if killed else 'LIVE'} {mutant.name}: {word}", flush=True)
     print(

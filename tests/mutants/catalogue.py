@@ -260,11 +260,10 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             Edit(
                 EMITTER,
-                "            await self._host.require_connection(self._user_id, event.connection_id)\n",
-                "            try:\n"
-                "                await self._host.require_connection(self._user_id, event.connection_id)\n"
+                "            except LogUnavailable as error:\n                raise AppendFailed(event.id, 0)",
                 "            except LookupError:\n"
-                "                event = event._replace(connection_id=None)\n",
+                "                event = event._replace(connection_id=None)\n"
+                "            except LogUnavailable as error:\n                raise AppendFailed(event.id, 0)",
             ),
         ),
         (AUDIENCE + "test_an_unknown_connection_is_an_error_and_reaches_nobody",),

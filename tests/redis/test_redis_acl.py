@@ -21,7 +21,10 @@ pytestmark = [
     ),
 ]
 
-RULES = "~myapp:* resetchannels &myapp:* +@read +@write +@scripting +@pubsub +@connection -@dangerous +time +info +client|kill"
+RULES = (
+    "~myapp:* resetchannels &myapp:* "
+    "+@read +@write +@scripting +@pubsub +@connection -@dangerous +time +info +client|kill"
+)
 """As in docs/guides/redis.md, which a test of the documentation compares."""
 
 
