@@ -723,7 +723,10 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "work_taken_before_its_time",
         "nobody else is given an item before its lease has ended",
-        (Edit(REDIS + "work_take.lua", "'IDLE', lease, '-'", "'IDLE', 0, '-'"),),
+        (
+            Edit(REDIS + "work_take.lua", "'IDLE', lease, '-'", "'IDLE', 0, '-'"),
+            Edit(REDIS + "work_take.lua", "group, worker, lease, held[1])", "group, worker, 0, held[1])"),
+        ),
         (LAWS_OF_WORK + "test_nobody_else_is_given_an_item_before_its_lease_has_ended",),
     ),
     Mutant(
