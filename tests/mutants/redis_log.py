@@ -533,12 +533,6 @@ MUTANTS: tuple[Mutant, ...] = (
         (LINK + "test_a_refusal_is_known_by_its_word",),
     ),
     Mutant(
-        "redis_tls_reads_nothing",
-        "the transport of TLS is taken over too",
-        (Edit(REDIS + "link.py", "        return self._view", "        return self._buffer"),),
-        (LINK + "test_the_transport_of_tls_is_taken_over_too",),
-    ),
-    Mutant(
         "redis_scripts_refused_in_silence",
         "a Redis that refuses scripts is a clear error",
         (Edit(REDIS + "greeting.py", '            raise refused("scripts", str(answer))', "            pass"),),
@@ -756,5 +750,38 @@ MUTANTS: tuple[Mutant, ...] = (
         "a denial is never shortened",
         (Edit(REDIS + "state_deny.lua", "ms = math.max(ms, redis.call('PTTL', KEYS[1]))", ""),),
         (STATE + "test_a_denial_is_prolonged_and_never_shortened",),
+    ),
+    Mutant(
+        "redis_expiry_never_prolonged",
+        "a log in constant use does not expire",
+        (Edit(REDIS + "append.lua", "local refresh = now >= fresh", "local refresh = fresh == 0"),),
+        (STORAGE + "test_a_log_in_constant_use_does_not_expire",),
+    ),
+    Mutant(
+        "redis_foreign_entry_ends_the_read",
+        "what is none of ours is passed over, however much of it there is",
+        (Edit(REDIS + "read.lua", "if #found > 0 or #held < limit then break end", "if true then break end"),),
+        (STORAGE + "test_foreign_entries_before_the_oldest_of_ours_are_passed_over",),
+    ),
+    Mutant(
+        "redis_that_takes_no_writes_is_there",
+        "a log that takes nothing is away",
+        (
+            Edit(
+                REDIS + "__init__.py",
+                'self._writer.submit("SET", alive, "", "PX", 10_000)',
+                'self._writer.submit("PING")',
+            ),
+        ),
+        (STORAGE + "test_a_redis_that_takes_no_writes_is_away",),
+    ),
+    Mutant(
+        "revoked_while_it_came",
+        "who connects in the moment of a revocation is held to it",
+        (Edit("websocket_core/unified_manager.py", "            self.revocations.admitted(connection)\n", ""),),
+        (
+            "tests/mission_critical/test_revocation.py::"
+            "test_who_is_revoked_in_that_moment_and_reads_slowly_is_out_in_time_all_the_same",
+        ),
     ),
 )

@@ -445,3 +445,56 @@ async def test_a_redis_that_throws_keys_away_is_warned_of_once(
     finally:
         await log.close()
         server.stop()
+
+
+async def test_a_log_in_constant_use_does_not_expire(server: RedisServer, namespace: str) -> None:
+    log = RedisLog(server.url, Retention(age=0.5), namespace=namespace)
+    try:
+        began = time.monotonic()
+        number = 0
+        while time.monotonic() - began < 1.2:
+            number += 1
+            await append(log, f"e{number}")
+            await asyncio.sleep(0.01)
+        ids, _ = await all_of(log)
+        assert ids[-1] == f"e{number}"
+        assert len(ids) > 5
+    finally:
+        await log.close()
+
+
+async def test_foreign_entries_before_the_oldest_of_ours_are_passed_over(
+    log: RedisLog, redis: Redis, names: Names
+) -> None:
+    await append(log, "e1")
+    for number in range(50):
+        redis.xadd(names.entries, {"d": "x"}, id=f"1-{number + 1}")
+    await append(log, "e2")
+    redis.xdel(names.entries, "1-0")
+    batch = await log.read(ALICE, None, 10)
+    assert [entry.event.id for entry in batch.entries] == ["e2"]
+
+
+async def test_a_redis_that_takes_no_writes_is_away(tmp_path: Path, namespace: str) -> None:
+    """It answers, and yet nothing can be appended."""
+    server = RedisServer(tmp_path)
+    log = RedisLog(server.url, namespace=namespace)
+    client = RedisClient.from_url(server.url)
+    try:
+        await log.check()
+        client.replicaof("127.0.0.1", 1)
+        with pytest.raises(LogUnavailable):
+            await log.check()
+        client.replicaof("NO", "ONE")
+        deadline = time.monotonic() + 10.0
+        while True:
+            try:
+                await log.check()
+                break
+            except LogUnavailable:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.05)
+    finally:
+        client.close()
+        await log.close()
+        server.stop()
