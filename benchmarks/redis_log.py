@@ -1,4 +1,4 @@
-"""Many processes on one Redis: `python -m benchmarks.redis_log [--quick] [--only WORD]`.
+"""Many processes on one Redis: `python -m benchmarks.redis_log [--quick] [--only WORD] [--save]`.
 
 Redis, publisher and subscriber are processes of this machine, started here and stopped again. CPU is of each process
 alone, user and system; compare within one run. The peers keep nothing and lose what is published while nobody listens;
@@ -20,6 +20,7 @@ from typing import Any
 
 from redis import Redis
 
+from benchmarks.run import machine
 from tests.redis.server import RedisServer
 
 OURS, SOCKETIO, CHANNELS = "ours", "python-socketio", "channels_redis"
@@ -188,12 +189,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small numbers, to try the benchmark itself")
     parser.add_argument("--only", default="", metavar="WORD", help="what is measured: a part of the method's name")
+    parser.add_argument("--save", action="store_true", help="write a file under benchmarks/results/")
     options = parser.parse_args()
     bench = Bench(quick=options.quick, only=options.only)
     for measure in (bench.appends, bench.deliveries, bench.strangers, bench.catch_up, bench.memory):
         if bench.wants(measure.__name__):
             measure()
-    print(json.dumps(bench.rows))
+    if options.save:
+        about = machine()
+        name = about["date"].replace(":", "").replace("+0000", "Z")
+        target = Path(__file__).parent / "results" / f"redis-{name}.json"
+        target.write_text(json.dumps({"about": about, "rows": bench.rows}, indent=1) + "\n")
+        print(f"saved as benchmarks/results/{target.name}")
 
 
 if __name__ == "__main__":

@@ -15,15 +15,16 @@ import os
 import random
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.redis.control import AT_ONCE, LONGEST, USERS, cancelled_after
+from tests.redis.marks import NEEDS_REDIS
 from tests.redis.proxy import Proxy
-from tests.redis.server import RedisServer, redis_binary
+from tests.redis.server import RedisServer
 from tests.support import decoded
 from websocket_core.errors import LogUnavailable
 from websocket_core.events import Event
@@ -31,12 +32,7 @@ from websocket_core.identity import LogName
 from websocket_core.log import Position
 from websocket_core.logs.redis import RedisLog
 
-pytestmark = [
-    pytest.mark.redis,
-    pytest.mark.skipif(
-        redis_binary() is None and not os.environ.get("CI"), reason="no redis-server: apt-get install redis-server"
-    ),
-]
+pytestmark = NEEDS_REDIS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONTROL = REPOSITORY / ".venv-control"
@@ -44,13 +40,6 @@ CALLS = 4_000
 SLOW = LONGEST / 4
 """Seconds that every request takes on its way."""
 TIMEOUT = 0.2
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    started = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield started
-    started.stop()
 
 
 class Storm:

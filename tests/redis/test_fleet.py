@@ -6,7 +6,6 @@ Nothing that was acknowledged is lost, nothing is shown twice or out of order, a
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,14 +15,10 @@ import pytest
 from tests.redis.fleet.ledger import Ledger, Promise, Verdict
 from tests.redis.fleet.processes import Fleet, Process, metric, wait_for
 from tests.redis.fleet.reconnect import measure
-from tests.redis.server import PERSISTENCE, RedisServer, redis_binary
+from tests.redis.marks import NEEDS_REDIS
+from tests.redis.server import PERSISTENCE, RedisServer
 
-pytestmark = [
-    pytest.mark.redis,
-    pytest.mark.skipif(
-        redis_binary() is None and not os.environ.get("CI"), reason="no redis-server: apt-get install redis-server"
-    ),
-]
+pytestmark = NEEDS_REDIS
 
 USERS = ("alice", "Alice", "alice*", "{alice}", "ali:ce", "al ice")
 """Users who would be one another if a name were folded, cut, or taken for a pattern."""

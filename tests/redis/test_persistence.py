@@ -5,20 +5,12 @@ Short runs; `python -m tests.redis.fleet.chaos` has the long ones.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-import pytest
-
 from tests.redis.fleet.chaos import MODES, Row, run
-from tests.redis.server import redis_binary
+from tests.redis.marks import NEEDS_REDIS
 
-pytestmark = [
-    pytest.mark.redis,
-    pytest.mark.skipif(
-        redis_binary() is None and not os.environ.get("CI"), reason="no redis-server: apt-get install redis-server"
-    ),
-]
+pytestmark = NEEDS_REDIS
 
 SECONDS = 3.0
 NETWORK = ("reply_lost", "cut", "silent", "half_closed_to_us", "half_closed_to_redis", "clients_cut")

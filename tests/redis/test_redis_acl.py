@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -10,16 +9,12 @@ from redis import Redis
 from redis.exceptions import NoPermissionError
 
 from bridge import AgentWebSocketBridge, UserExecutionContext
-from tests.redis.server import RedisServer, redis_binary
+from tests.redis.marks import NEEDS_REDIS
+from tests.redis.server import RedisServer
 from tests.support import Tab, a_manager
 from websocket_core.commands import Command, Commands
 
-pytestmark = [
-    pytest.mark.redis,
-    pytest.mark.skipif(
-        redis_binary() is None and not os.environ.get("CI"), reason="no redis-server: apt-get install redis-server"
-    ),
-]
+pytestmark = NEEDS_REDIS
 
 RULES = (
     "~myapp:* resetchannels &myapp:* "

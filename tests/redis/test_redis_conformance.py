@@ -6,31 +6,20 @@ import asyncio
 import gc
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from tests.redis.server import RedisServer, redis_binary
+from tests.redis.marks import NEEDS_REDIS
+from tests.redis.server import RedisServer
 from websocket_core.limits import Retention
 from websocket_core.log_probe import LOG, Wakes, append, ids, read_on
 from websocket_core.logs.redis import RedisLog
 from websocket_core.testing import LogConformance
 
-pytestmark = [
-    pytest.mark.redis,
-    pytest.mark.skipif(
-        redis_binary() is None and not os.environ.get("CI"), reason="no redis-server: apt-get install redis-server"
-    ),
-]
+pytestmark = NEEDS_REDIS
 
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    started = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield started
-    started.stop()
 
 
 class TestRedisLog(LogConformance):

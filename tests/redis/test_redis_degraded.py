@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import socket
 import time
@@ -20,8 +19,9 @@ from websockets.exceptions import ConnectionClosed
 
 from bridge import UserExecutionContext
 from tests.asgi import ask
+from tests.redis.marks import NEEDS_REDIS
 from tests.redis.proxy import Proxy
-from tests.redis.server import PERSISTENCE, RedisServer, redis_binary
+from tests.redis.server import PERSISTENCE, RedisServer
 from tests.support import Tab, a_manager, check_runs, until
 from websocket_core.auth import AuthRequest
 from websocket_core.errors import AppendFailed
@@ -31,12 +31,7 @@ from websocket_core.router import health_router, websocket_router
 from websocket_core.server import DrainingServer, server_config
 from websocket_core.unified_manager import UnifiedWebSocketManager
 
-pytestmark = [
-    pytest.mark.redis,
-    pytest.mark.skipif(
-        redis_binary() is None and not os.environ.get("CI"), reason="no redis-server: apt-get install redis-server"
-    ),
-]
+pytestmark = NEEDS_REDIS
 
 QUICK = Limits(check_interval=0.4, degraded_after=1.0, shutdown_timeout=3.0)
 WAYS = ("killed", "frozen", "black hole")

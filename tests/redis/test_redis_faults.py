@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from tests.redis.marks import NEEDS_REDIS
 from tests.redis.proxy import Proxy
-from tests.redis.server import RedisServer, redis_binary
+from tests.redis.server import RedisServer
 from tests.support import Tab, a_manager, decoded, turns, until
 from websocket_core.appender import Appender
 from websocket_core.control import CONTROL
@@ -32,12 +33,7 @@ from websocket_core.logs.redis.exchange import Exchange, Script
 from websocket_core.metrics import Metrics
 from websocket_core.unified_manager import UnifiedWebSocketManager
 
-pytestmark = [
-    pytest.mark.redis,
-    pytest.mark.skipif(
-        redis_binary() is None and not os.environ.get("CI"), reason="no redis-server: apt-get install redis-server"
-    ),
-]
+pytestmark = NEEDS_REDIS
 
 ALICE = LogName("user", "alice")
 STUBBORN = RetryPolicy(attempts=200, seconds=20.0, initial=0.02, maximum=0.1)

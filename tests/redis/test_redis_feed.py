@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from tests.redis.marks import NEEDS_REDIS
 from tests.redis.proxy import Proxy
-from tests.redis.server import RedisServer, redis_binary
+from tests.redis.server import RedisServer
 from tests.support import Tab, a_manager, turns, until, virtual_time
 from websocket_core.errors import LogUnavailable
 from websocket_core.events import Event
@@ -31,23 +32,11 @@ from websocket_core.logs.redis.feed import COPIES, COPIES_BYTES, Feed, Hub
 from websocket_core.logs.redis.names import Namespace
 from websocket_core.metrics import Metrics
 
-pytestmark = [
-    pytest.mark.redis,
-    pytest.mark.skipif(
-        redis_binary() is None and not os.environ.get("CI"), reason="no redis-server: apt-get install redis-server"
-    ),
-]
+pytestmark = NEEDS_REDIS
 
 ALICE = LogName("user", "alice")
 
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    started = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield started
-    started.stop()
 
 
 @pytest.fixture

@@ -12,14 +12,15 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import pytest
 
 from tests.leases import SharedLeases
-from tests.redis.server import RedisServer, redis_binary
+from tests.redis.marks import NEEDS_REDIS
+from tests.redis.server import RedisServer
 from tests.support import Tab, a_manager, check_runs, until
 from websocket_core.errors import LogUnavailable
 from websocket_core.events import Event
@@ -34,12 +35,7 @@ from websocket_core.logs.redis.names import Namespace
 from websocket_core.logs.redis.state import RedisState
 from websocket_core.unified_manager import UnifiedWebSocketManager
 
-pytestmark = [
-    pytest.mark.redis,
-    pytest.mark.skipif(
-        redis_binary() is None and not os.environ.get("CI"), reason="no redis-server: apt-get install redis-server"
-    ),
-]
+pytestmark = NEEDS_REDIS
 
 ALICE, BOB = UserId("alice"), UserId("bob")
 NAMES: Final = sorted({each.name for each in HOSTILE})
@@ -134,13 +130,6 @@ class InRedis:
         for process in self.processes:
             await process.exchange.close()
         await self.raw.close()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    started = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield started
-    started.stop()
 
 
 @pytest.fixture(params=["memory", "redis"])

@@ -20,8 +20,9 @@ from typing import Any
 import pytest
 
 from tests.redis.fake import Command, FakeRedis
+from tests.redis.marks import NEEDS_REDIS
 from tests.redis.proxy import Proxy
-from tests.redis.server import RedisServer, redis_binary
+from tests.redis.server import RedisServer
 from tests.support import turns, until
 from websocket_core.errors import LogUnavailable, ManagerClosed
 from websocket_core.logs.redis.addresses import Addresses, Rests
@@ -29,24 +30,12 @@ from websocket_core.logs.redis.exchange import MOST, Exchange, Script
 from websocket_core.logs.redis.link import Link, ReplyError, pack
 from websocket_core.logs.redis.refusals import word_of
 
-pytestmark = [
-    pytest.mark.redis,
-    pytest.mark.skipif(
-        redis_binary() is None and not os.environ.get("CI"), reason="no redis-server: apt-get install redis-server"
-    ),
-]
+pytestmark = NEEDS_REDIS
 
 ECHO = Script("return ARGV[1]")
 PUSH = Script("return redis.call('RPUSH', KEYS[1], ARGV[1])")
 
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    started = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield started
-    started.stop()
 
 
 @pytest.fixture

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import itertools
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 import pytest
 from redis import Redis
 
-from tests.redis.server import RedisServer, redis_binary
+from tests.redis.marks import NEEDS_REDIS
+from tests.redis.server import RedisServer
 from tests.support import Tab, a_manager, quick_retry, turns, until
 from websocket_core.control import CONTROL
 from websocket_core.errors import LogUnavailable
@@ -27,12 +28,7 @@ from websocket_core.logs.redis.seats import RedisSeats
 from websocket_core.state import Seat
 from websocket_core.unified_manager import UnifiedWebSocketManager
 
-pytestmark = [
-    pytest.mark.redis,
-    pytest.mark.skipif(
-        redis_binary() is None and not os.environ.get("CI"), reason="no redis-server: apt-get install redis-server"
-    ),
-]
+pytestmark = NEEDS_REDIS
 
 ALICE, BOB = UserId("alice"), UserId("bob")
 NAMES: Final = sorted({each.name for each in HOSTILE})
@@ -95,13 +91,6 @@ async def becomes(condition: Callable[[], Any]) -> None:
     async with asyncio.timeout(5.0):
         while not await condition():  # noqa: ASYNC110 - it is another program that makes it true
             await asyncio.sleep(0.01)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    started = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield started
-    started.stop()
 
 
 @pytest.fixture

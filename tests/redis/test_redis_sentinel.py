@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 from redis.asyncio.sentinel import MasterNotFoundError
 
+from tests.redis.marks import NEEDS_REDIS
 from tests.redis.server import RedisServer, redis_binary
 from tests.redis.test_redis_faults import ALICE, STUBBORN, a_fleet, an_appender, an_event, emit_all, ids_in
 from tests.redis.test_redis_feed import Follower, heard
@@ -25,12 +25,7 @@ from websocket_core.logs.redis import RedisLog
 from websocket_core.logs.redis.addresses import Addresses, _Sentinels
 from websocket_core.logs.redis.exchange import STALL_SECONDS, Exchange
 
-pytestmark = [
-    pytest.mark.redis,
-    pytest.mark.skipif(
-        redis_binary() is None and not os.environ.get("CI"), reason="no redis-server: apt-get install redis-server"
-    ),
-]
+pytestmark = NEEDS_REDIS
 
 QUORUM = 2
 

@@ -7,14 +7,15 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import pytest
 from redis.asyncio import Redis
 
-from tests.redis.server import RedisServer, redis_binary
+from tests.redis.marks import NEEDS_REDIS
+from tests.redis.server import RedisServer
 from websocket_core.errors import LogUnavailable
 from websocket_core.identity import UserId
 from websocket_core.log_probe import HOSTILE
@@ -23,12 +24,7 @@ from websocket_core.logs.redis.names import Namespace
 from websocket_core.logs.redis.state import RedisState
 from websocket_core.state import TICKETS_PER_USER, MemoryState, SharedState
 
-pytestmark = [
-    pytest.mark.redis,
-    pytest.mark.skipif(
-        redis_binary() is None and not os.environ.get("CI"), reason="no redis-server: apt-get install redis-server"
-    ),
-]
+pytestmark = NEEDS_REDIS
 
 ALICE, BOB = UserId("alice"), UserId("bob")
 NAMES: Final = sorted({each.name for each in HOSTILE})
@@ -117,13 +113,6 @@ class InRedis:
         for exchange in self.exchanges:
             await exchange.close()
         await self.raw.aclose()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    started = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield started
-    started.stop()
 
 
 @pytest.fixture(params=["memory", "redis"])

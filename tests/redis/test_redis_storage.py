@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from redis import Redis as RedisClient
 
-from tests.redis.server import RedisServer, redis_binary
+from tests.redis.marks import NEEDS_REDIS
+from tests.redis.server import RedisServer
 from tests.support import Tab, a_manager, until
 from websocket_core.control import CONTROL
 from websocket_core.errors import LogUnavailable
@@ -25,23 +26,11 @@ from websocket_core.logs.redis import RedisLog
 from websocket_core.logs.redis.names import Names, Namespace
 from websocket_core.metrics import Metrics
 
-pytestmark = [
-    pytest.mark.redis,
-    pytest.mark.skipif(
-        redis_binary() is None and not os.environ.get("CI"), reason="no redis-server: apt-get install redis-server"
-    ),
-]
+pytestmark = NEEDS_REDIS
 
 Redis = Any  # its annotations mix what it answers now with what it would answer in a pipeline, or as text
 ALICE = LogName("user", "alice")
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    started = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield started
-    started.stop()
 
 
 @pytest.fixture

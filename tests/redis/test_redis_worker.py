@@ -9,14 +9,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.redis.server import RedisServer, redis_binary
+from tests.redis.marks import NEEDS_REDIS
+from tests.redis.server import RedisServer
 from tests.support import Tab, a_manager, check_runs, until
 from websocket_core import emitter_for
 from websocket_core.errors import AppendFailed, UnknownConnection
@@ -24,23 +24,11 @@ from websocket_core.limits import Limits, RetryPolicy
 from websocket_core.unified_manager import UnifiedWebSocketManager
 from websocket_core.worker import SyncWorker, Worker
 
-pytestmark = [
-    pytest.mark.redis,
-    pytest.mark.skipif(
-        redis_binary() is None and not os.environ.get("CI"), reason="no redis-server: apt-get install redis-server"
-    ),
-]
+pytestmark = NEEDS_REDIS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    started = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield started
-    started.stop()
 
 
 @pytest.fixture
