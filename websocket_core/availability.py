@@ -108,7 +108,8 @@ class Availability:
         silent_from = float("-inf")
         while True:
             asked_at, asked_on = loop.time(), self._clock()
-            if await self._answers():
+            # At the start there is a connection to be made first, which may take its time.
+            if await self._answers(patience=self._degraded_after if answered_at is None else None):
                 if answered_at is None:  # a job before this one may have been ended in the middle of an outage
                     await self._tell(lambda connection: connection.restore(), pause=0.0)
                 answered_at, since = loop.time(), None
@@ -139,12 +140,12 @@ class Availability:
                 return
             attempt = min(attempt + 1, 8)
 
-    async def _answers(self) -> bool:
+    async def _answers(self, *, patience: float | None = None) -> bool:
         """Ask the log once. A time limit that ran out while the event loop stood still says nothing of it."""
         assert self._store is not None
         loop = asyncio.get_running_loop()
         while True:
-            due = loop.time() + self._interval / 2
+            due = loop.time() + (patience or self._interval / 2)
             try:
                 async with asyncio.timeout_at(due):
                     await self._store.check()
