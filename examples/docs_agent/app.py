@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field
@@ -125,9 +125,11 @@ def create_app(
     if kill is not None:
 
         @app.post("/kill", status_code=202)
-        async def end_process(request: Request, _user: UserId = Depends(sessions.user)) -> dict[str, str]:
+        async def end_process(
+            request: Request, after: BackgroundTasks, _user: UserId = Depends(sessions.user)
+        ) -> dict[str, str]:
             victim = (await read_body(request, Victim)).process
-            kill(victim)
+            after.add_task(kill, victim)  # with the answer on its way: it may be the process that answers
             return {"process": victim}
 
     return app
