@@ -16,8 +16,8 @@ find-python = IFS=:; for name in $(1); do for dir in $$PATH; do \
 PYTHON ?= $(shell $(call find-python,python3 python3.13 python3.12 python3.11))
 VERSIONS := 3.11 3.12 3.13
 RUN := .venv/bin/python -m
-# Each file stays in one process. The suite mostly waits, for processes that are frozen and killed, so four do for two cores.
-WORKERS ?= 4
+# Each file stays in one process. The suite mostly waits, for processes that are frozen and killed, so three do for two cores.
+WORKERS ?= 3
 SUITE := pytest -n $(WORKERS) --dist loadfile
 
 # $(call environment,group,constraint files): makes or updates the environment that the target's stamp stands in.

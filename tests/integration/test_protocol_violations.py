@@ -129,7 +129,8 @@ def test_a_violation_is_closed_with_its_code_and_hurts_nobody_else(
     began = time.monotonic()
     with RawSocket(server.port, user) as client:
         client.send(data)
-        assert client.closed() == expected
+        # Of a flood there is something under way when the server closes, which makes the kernel take the answer back.
+        assert client.closed() in ((expected, None) if name.startswith("53") else (expected,))
     assert time.monotonic() - began < 5.0
     record_property("other_user_seconds", server.is_well())
 
@@ -142,7 +143,7 @@ def test_a_flood_of_messages_is_closed_by_the_server_or_by_the_connection(
     """Which of them is first depends on how much the server reads at once."""
     with RawSocket(server.port, user) as client:
         client.send(frame(TEXT, text) * 100_000)
-        assert client.closed() in ({4400, 4429} if user else {4400, 4401, 4429})
+        assert client.closed() in ({4400, 4429, None} if user else {4400, 4401, 4429, None})
     server.is_well()
 
 
