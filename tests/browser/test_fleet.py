@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 import sys
@@ -16,15 +15,12 @@ from playwright.async_api import expect
 
 from tests.browser.conftest import OpenTab
 from tests.browser.serving import REPOSITORY
-from tests.redis.server import redis_binary
+from tests.redis.marks import NEEDS_REDIS
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.redis,
     pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.skipif(
-        redis_binary() is None and not os.environ.get("CI"), reason="no redis-server: apt-get install redis-server"
-    ),
+    *NEEDS_REDIS,
 ]
 
 QUESTION = "How does a client resume after a cut?"

@@ -7,7 +7,9 @@ retries are off: by default it executed one append three times when replies were
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+from collections.abc import AsyncIterator
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -63,15 +65,9 @@ class Addresses:
         Raises `RedisError`, `OSError` or `TimeoutError`."""
         where = await self._master() if self._sentinels else {}
         connection = await _connected(self._options | where)
-        try:
-            if where:
+        if where:
+            async with _closed_if_it_fails(connection):
                 await _check_master(connection)
-        except RuntimeError as error:  # as above
-            await connection.disconnect(nowait=True)
-            raise ConnectionResetError("the connection was lost") from error
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
         return connection
 
     async def dial_sentinel(self, number: int) -> Any:
@@ -175,15 +171,20 @@ def _connection(options: dict[str, Any]) -> Any:
 
 async def _connected(options: dict[str, Any]) -> Any:
     connection = _connection(options)
-    try:
+    async with _closed_if_it_fails(connection):
         await connection.connect()
-    except RuntimeError as error:  # so says uvloop of a transport that was lost in the middle of the greeting
-        await connection.disconnect(nowait=True)
-        raise ConnectionResetError("the connection was lost") from error
-    except BaseException:
-        await connection.disconnect(nowait=True)
-        raise
     return connection
+
+
+@contextlib.asynccontextmanager
+async def _closed_if_it_fails(connection: Any) -> AsyncIterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        await connection.disconnect(nowait=True)
+        if isinstance(error, RuntimeError):  # so says uvloop of a transport that was lost in the middle of the greeting
+            raise ConnectionResetError("the connection was lost") from error
+        raise
 
 
 async def _check_master(connection: Any) -> None:
