@@ -16,11 +16,11 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
-import uvicorn
 from websockets.asyncio.client import connect
 
 from examples.docs_agent.agent import Pace
 from examples.docs_agent.app import create_app
+from tests.listening import OrderlyServer
 from tests.support import a_manager
 from websocket_core.limits import Limits, Retention
 from websocket_core.server import server_config
@@ -67,7 +67,7 @@ class Demo:
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listening.getsockname()[1]
         self.base = f"http://127.0.0.1:{self.port}"
-        self._server = uvicorn.Server(server_config(app, port=self.port, timeout_graceful_shutdown=2))
+        self._server = OrderlyServer(server_config(app, port=self.port, timeout_graceful_shutdown=2))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready = asyncio.Event()
         self._thread = threading.Thread(target=self._run, args=(asyncio.get_running_loop(),), name="the demo")

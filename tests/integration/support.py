@@ -11,13 +11,13 @@ from typing import Any, Self
 
 import httpx
 import jwt
-import uvicorn
 from fastapi import FastAPI
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Origin, Subprotocol
 
 from bridge import UserExecutionContext
+from tests.listening import OrderlyServer
 from tests.support import until
 from websocket_core import Limits, Retention, UnifiedWebSocketManager
 from websocket_core.auth import Authenticator, JWTAuthenticator
@@ -43,7 +43,7 @@ def bearer(user: str = "alice", **claims: Any) -> dict[str, str]:
 # -- the server
 
 
-class _Server(uvicorn.Server):
+class _Server(OrderlyServer):
     stopping: asyncio.Event
 
     async def main_loop(self) -> None:

@@ -11,6 +11,8 @@ from typing import Self
 
 import hiredis
 
+from tests.listening import stop_accepting
+
 Command = list[bytes]
 
 
@@ -47,9 +49,7 @@ class FakeRedis:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._server is not None
-        self._server.close()
-        for _ in range(5):  # a connection that was just accepted gets here in some turns of the loop
-            await asyncio.sleep(0)
+        await stop_accepting(self._server)
         writers = [*self.writers, *self._cut]
         self.cut()
         for task in list(self._tasks):

@@ -7,6 +7,8 @@ import contextlib
 from types import TracebackType
 from typing import Self
 
+from tests.listening import stop_accepting
+
 
 class Link:
     """One connection that goes through the proxy."""
@@ -99,9 +101,7 @@ class Proxy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._server is not None
-        self._server.close()
-        for _ in range(5):  # a connection that was just accepted gets here in some turns of the loop
-            await asyncio.sleep(0)
+        await stop_accepting(self._server)
         self.cut()
         for task in list(self._tasks):
             task.cancel()
@@ -109,7 +109,7 @@ class Proxy:
             await asyncio.wait(self._tasks)
         writers = [writer for link in self.links for writer in (link.client, link.server)]
         for writer in (*writers, *self._arrived):
-            writer.close()
+            writer.transport.abort()  # what is still to be written may never be read
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 

@@ -9,7 +9,6 @@ import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Final
 
 from tests.redis.fleet.processes import Fleet, Process, comes_about
@@ -43,42 +42,10 @@ PROCESSES: Final = ("server_killed", "server_frozen", "server_stopped", "worker_
 
 
 class Switch(Proxy):
-    """A proxy whose other end can be another server later, as an address that moves with a failover. It may be left
-    while processes are connecting."""
-
-    def __init__(self, port: int) -> None:
-        super().__init__(port)
-        self._writers: list[asyncio.StreamWriter] = []
+    """A proxy whose other end can be another server later, as an address that moves with a failover."""
 
     def turn_to(self, port: int) -> None:
         self._target = port
-
-    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        self._writers.append(writer)
-        try:
-            await super()._accepted(reader, writer)
-        finally:
-            self._tasks.discard(task)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        await _turns(20)  # until whoever was accepted is known of
-        await super().__aexit__(kind, error, trace)
-        for writer in self._writers:
-            writer.transport.abort()
-        await _turns(5)
-
-
-async def _turns(count: int) -> None:
-    """Let everything that is ready run."""
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 class Faults:
