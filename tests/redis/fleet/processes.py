@@ -93,6 +93,12 @@ class Process:
         self._process.kill()
         self._process.wait()
 
+    async def emits(self) -> None:
+        """Wait until a worker has begun: before, SIGTERM would not end it in order."""
+        await wait_for(
+            lambda: Path(self.work.journal).exists() or not self.runs, "the start of a worker process", START_SECONDS
+        )
+
     async def stop(self) -> bool:
         """SIGTERM; whether it ended in order."""
         self.signal(signal.SIGTERM)
@@ -253,6 +259,7 @@ class Fleet:
             for node in self.nodes:
                 (await http.post(f"{node.address}/halt")).raise_for_status()
         for worker in self.workers:
+            await worker.emits()
             await self.stopped(worker)
         self.workers.clear()
 
