@@ -44,7 +44,9 @@ NEEDS_AN_EXTRA = {f"websocket_core.server{part}" for part in ("", "_frames", "_l
         ".refusals",
         ".seats",
         ".sentinels",
+        ".shares",
         ".state",
+        ".waiting",
         ".work",
     )
 }

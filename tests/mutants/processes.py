@@ -332,9 +332,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "nothing of a run that was lost is appended, though it was on its way",
         (
             Edit(
-                REDIS + "__init__.py",
-                "FENCE: Final = \"if redis.call('SISMEMBER', KEYS[4], ARGV[11]) == 1 then return '' end\\n\"",
-                'FENCE: Final = ""',
+                REDIS + "append.lua",
+                "ended = call('SISMEMBER', KEYS[key], more) == 1",
+                "ended = false",
             ),
         ),
         (LEASES + "test_an_event_that_was_on_its_way_when_its_run_was_lost_is_not_appended",),

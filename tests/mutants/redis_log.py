@@ -13,6 +13,7 @@ FEED = "tests/redis/test_redis_feed.py::"
 LAWS = "tests/redis/test_redis_conformance.py::TestRedisLog::"
 LINK = "tests/redis/test_redis_link.py::"
 SENTINEL = "tests/redis/test_redis_sentinel.py::"
+SHARES = "tests/redis/test_redis_shares.py::"
 STATE = "tests/redis/test_redis_state.py::"
 STORAGE = "tests/redis/test_redis_storage.py::"
 
@@ -46,8 +47,8 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             Edit(
                 REDIS + "append.lua",
-                "local packed = format('%s\\31%s\\31%d\\31%s\\31', mark, prev, now, id) .. said",
-                "local packed = format('%s\\31%s\\31%d\\31%s\\31', mark, '', now, id) .. said",
+                "local packed = mark .. '\\31' .. prev .. now_said",
+                "local packed = mark .. '\\31' .. '' .. now_said",
             ),
         ),
         (LAWS + "test_offsets_count_from_one_and_every_entry_names_the_one_before_it",),
@@ -91,13 +92,13 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "redis_publishes_nothing",
         "an append reaches other processes at once",
-        (Edit(REDIS + "append.lua", "call('PUBLISH', ARGV[5], published)\n", ""),),
+        (Edit(REDIS + "append.lua", "  call('PUBLISH', channel, published)\n", ""),),
         (LAWS + "test_a_woken_reader_finds_what_woke_it",),
     ),
     Mutant(
         "redis_trimmed_is_taken_for_forgotten",
         "what is retained no more is not appended again",
-        (Edit(REDIS + "append.lua", "if ARGV[11] == epoch and tonumber(ARGV[12]) <= head then", "if false then"),),
+        (Edit(REDIS + "append.lua", "if life == epoch and tonumber(there) <= head then", "if false then"),),
         (FAULTS + "test_what_is_retained_no_more_is_not_taken_for_forgotten",),
     ),
     Mutant(
@@ -106,7 +107,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             Edit(
                 REDIS + "append.lua",
-                "call('PEXPIRE', meta, math.max(lasts, tonumber(ARGV[4])))",
+                "call('PEXPIRE', meta, math.max(lasts, head_ms))",
                 "call('PEXPIRE', meta, lasts)",
             ),
         ),
@@ -316,7 +317,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             Edit(
                 REDIS + "__init__.py",
-                "        acknowledged.add(log, len(event.body), partial(self._append_command, place, event, position))\n        return position",
+                "        acknowledged.add(log, len(event.body), partial(self._append_again, place, event, position))\n        return position",
                 "        return position",
             ),
         ),
@@ -339,9 +340,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "cancelled callers take nobody else's answer",
         (
             Edit(
-                REDIS + "exchange.py",
-                "            elif not (waiting := item[1]).done():  # else whoever asked has been cancelled",
-                "            elif not (waiting := (flight.popleft() if flight and item[1].done() else item)[1]).done():",
+                REDIS + "waiting.py",
+                "            call = flight[0]\n",
+                "            while len(flight) > 1 and flight[0][0].answer.done():\n"
+                "                flight.popleft()\n"
+                "            call = flight[0]\n",
             ),
         ),
         (FAULTS + "test_cancelled_callers_take_nobody_elses_answer_and_cost_no_connection",),
@@ -351,8 +354,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "what was cancelled before it was sent is not sent",
         (
             Edit(
-                REDIS + "exchange.py",
-                "            if item[1].done():\n                continue  # cancelled before it was sent\n",
+                REDIS + "waiting.py",
+                "            if answer.done():\n                continue  # cancelled before it was sent\n",
                 "",
             ),
         ),
@@ -361,29 +364,35 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "redis_no_batches",
         "commands collect while a round trip is under way",
-        (Edit(REDIS + "exchange.py", "        room = MOST\n", "        room = 1\n"),),
+        (Edit(REDIS + "waiting.py", "        room = MOST\n", "        room = 1\n"),),
         (LINK + "test_commands_collect_while_a_round_trip_is_under_way_and_go_in_order",),
     ),
     Mutant(
         "redis_large_batches",
         "a large command takes none along",
-        (Edit(REDIS + "exchange.py", " and size < MOST_BYTES:", ":"),),
+        (Edit(REDIS + "waiting.py", " and size < MOST_BYTES:", ":"),),
         (LINK + "test_a_large_command_does_not_wait_for_company_and_takes_none_along",),
     ),
     Mutant(
         "redis_refusal_fails_neighbours",
         "one that Redis refuses fails alone",
-        (Edit(REDIS + "exchange.py", '_fail([item], f"Redis refused', '_fail([item, *self._flight], f"Redis refused'),),
-        (FAULTS + "test_one_that_redis_refuses_fails_alone",),
+        (
+            Edit(
+                REDIS + "waiting.py",
+                "            refusals.append(Refusal(answer, word))\n",
+                "            refusals += [Refusal(each.answer, word) for call in self.flight for each in call]\n",
+            ),
+        ),
+        (SHARES + "test_a_command_that_is_refused_is_refused_to_nobody_else",),
     ),
     Mutant(
         "redis_scripts_out_of_order",
         "order is kept when scripts were flushed",
         (
             Edit(
-                REDIS + "exchange.py",
-                "self._queue.extendleft(reversed(self._unknown))",
-                "self._queue.extend(self._unknown)",
+                REDIS + "waiting.py",
+                "self.queue.extendleft(reversed(self._unknown))",
+                "self.queue.extend(self._unknown)",
             ),
         ),
         (LINK + "test_scripts_flushed_amid_a_batch_turn_nothing_around",),
@@ -405,9 +414,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "whatever is sent as the connection ends has an outcome",
         (
             Edit(
-                REDIS + "exchange.py",
-                "        left = [*self._unknown, *self._flight, *(",
-                "        left = [*self._unknown, *(",
+                REDIS + "waiting.py",
+                "        for call in self.flight:\n            left += call\n",
+                "",
             ),
         ),
         (LINK + "test_whatever_is_sent_as_the_connection_ends_has_an_outcome",),
@@ -417,12 +426,9 @@ MUTANTS: tuple[Mutant, ...] = (
         "answers that nobody asked for are given to nobody",
         (
             Edit(
-                REDIS + "exchange.py",
-                "        if len(replies) > len(flight):\n            self._part()",
-                "        if len(replies) > len(flight):\n"
-                "            replies = replies[: len(flight)]\n"
-                "        if False:\n"
-                "            self._part()",
+                REDIS + "waiting.py",
+                '        if len(replies) > len(flight):\n            raise ValueError("more answers than questions")\n',
+                "        replies = replies[: len(flight)]\n",
             ),
         ),
         (LINK + "test_answers_that_nobody_asked_for_are_given_to_nobody",),
@@ -436,7 +442,13 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "redis_wrong_server_kept",
         "a server that is no longer the right one is left",
-        (Edit(REDIS + "exchange.py", "        self._retired = self._retired or word in CONCERN_THE_SERVER\n", ""),),
+        (
+            Edit(
+                REDIS + "exchange.py",
+                "            self._retired = self._retired or refusal.word in CONCERN_THE_SERVER\n",
+                "",
+            ),
+        ),
         (
             LINK
             + "test_a_server_that_is_no_longer_the_right_one_is_left_for_whoever_is_there_now[-READONLY You can't write against a read only replica.\\r\\n]",
@@ -631,6 +643,67 @@ MUTANTS: tuple[Mutant, ...] = (
         "what nobody follows is not even read",
         (Edit(REDIS + "feed.py", "                elif hub.watchers:\n", "                elif True:\n"),),
         (FEED + "test_who_comes_back_soon_finds_the_subscription_still_there",),
+    ),
+    # -- calls that are shared
+    Mutant(
+        "redis_calls_not_shared",
+        "appends of one turn share calls",
+        (Edit(REDIS + "waiting.py", " and len(calls[-1]) < TOGETHER:", " and False:"),),
+        (SHARES + "test_appends_of_one_turn_share_calls_and_keep_their_order",),
+    ),
+    Mutant(
+        "redis_calls_grow",
+        "a call is shared by no more than so many bytes",
+        (Edit(REDIS + "waiting.py", "if call is of and size < full and", "if call is of and"),),
+        (SHARES + "test_a_large_share_has_no_more_than_little_company",),
+    ),
+    Mutant(
+        "redis_share_overtakes_command",
+        "a command between two shares stays between them",
+        (Edit(REDIS + "waiting.py", "                of = None\n", ""),),
+        (SHARES + "test_a_command_between_two_shares_stays_between_them",),
+    ),
+    Mutant(
+        "redis_short_answer_trusted",
+        "an answer with less in it than was asked is trusted no further",
+        (Edit(REDIS + "waiting.py", "zip(call, reply, strict=True)", "zip(call, reply, strict=False)"),),
+        (SHARES + "test_an_answer_of_another_shape_is_trusted_no_further",),
+    ),
+    Mutant(
+        "redis_error_fails_the_call",
+        "one whose log is broken fails alone",
+        (Edit(REDIS + "append.lua", "done, answer = pcall(append, meta", "answer = append(meta"),),
+        (SHARES + "test_one_whose_log_is_broken_fails_alone",),
+    ),
+    Mutant(
+        "redis_forget_overtaken",
+        "an append after forgetting is not called before it",
+        (
+            Edit(
+                REDIS + "__init__.py",
+                "scripts=(self._append_script, self._forget_script),",
+                "scripts=(self._append_script,),",
+            ),
+        ),
+        (SHARES + "test_an_append_after_forgetting_is_not_called_before_it",),
+    ),
+    Mutant(
+        "redis_refusal_within_a_call_unseen",
+        "what was acknowledged is sent again to whoever takes writes, and to nobody else",
+        (Edit(REDIS + "greeting.py", "(answer if type(answer) is list else [answer])", "[answer]"),),
+        (SHARES + "test_a_refusal_within_a_call_that_is_sent_again_is_found",),
+    ),
+    Mutant(
+        "redis_foreign_head_trusted",
+        "a head that is none of ours is another life",
+        (
+            Edit(
+                REDIS + "append.lua",
+                " and match(known, OURS) == 17 and unpack('>d', known, 17) % 1 == 0 then",
+                " then",
+            ),
+        ),
+        (STORAGE + "test_a_head_that_is_none_of_ours_is_another_life",),
     ),
     # -- what processes share
     Mutant(

@@ -26,9 +26,10 @@ from tests.redis.server import RedisServer
 from tests.support import turns, until
 from websocket_core.errors import LogUnavailable, ManagerClosed
 from websocket_core.logs.redis.addresses import Addresses, Rests
-from websocket_core.logs.redis.exchange import MOST, Exchange, Script
+from websocket_core.logs.redis.exchange import Exchange, Script
 from websocket_core.logs.redis.link import Link, ReplyError, pack
 from websocket_core.logs.redis.refusals import word_of
+from websocket_core.logs.redis.waiting import MOST
 
 pytestmark = NEEDS_REDIS
 
@@ -247,8 +248,8 @@ async def test_commands_collect_while_a_round_trip_is_under_way_and_go_in_order(
         original = exchange._received
 
         def received(replies: list[Any]) -> None:
-            if not sizes or len(exchange._flight) > 0:
-                sizes.append(len(exchange._flight))
+            if not sizes or len(exchange._waiting.flight) > 0:
+                sizes.append(len(exchange._waiting.flight))
             original(replies)
 
         link.received = received
@@ -265,7 +266,7 @@ async def test_a_large_command_does_not_wait_for_company_and_takes_none_along() 
         flights: list[int] = []
 
         def says(_command: Command) -> None:
-            flights.append(len(exchange._flight))
+            flights.append(len(exchange._waiting.flight))
 
         fake.says = says
         calls = [exchange.submit("SET", "k", b"x" * 600_000) for _ in range(5)]
@@ -492,8 +493,8 @@ async def test_whatever_is_sent_as_the_connection_ends_has_an_outcome() -> None:
                 outcomes = await asyncio.gather(*calls, return_exceptions=True)
             for number, outcome in enumerate(outcomes):
                 assert isinstance(outcome, LogUnavailable) or outcome == f"{number}".encode()
-        assert not exchange._flight
-        assert not exchange._queue
+        assert not exchange._waiting.flight
+        assert not exchange._waiting.queue
 
 
 async def test_an_answer_that_takes_long_to_arrive_is_no_silence() -> None:

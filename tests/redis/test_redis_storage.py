@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import os
+import struct
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -61,6 +63,11 @@ async def log(server: RedisServer, namespace: str, metrics: Metrics) -> AsyncIte
     log = RedisLog(server.url, namespace=namespace, metrics=metrics)
     yield log
     await log.close()
+
+
+def known(epoch: str, mark: str, head: float, held: float = 0) -> bytes:
+    """What is known of a log, as it is stored: beside this, the oldest entry, and when it is looked at again."""
+    return struct.pack(">8s8sddddd", epoch.encode(), mark.encode(), head, held, 1, 0, 0)
 
 
 def an_event(name: str, size: int = 20) -> Event:
@@ -201,7 +208,22 @@ async def test_a_lost_head_is_another_life(log: RedisLog, redis: Redis, names: N
     assert await all_of(log, seen) == (["e2"], GapReason.NEW_EPOCH)
 
 
-@pytest.mark.parametrize("state", [b"", b"nonsense", b"\xff\xfe", b"ep x m 1 1 1 1", b"ep 3 m"])
+@pytest.mark.parametrize(
+    "state",
+    [
+        b"",
+        b"nonsense",
+        b"\xff\xfe",
+        b"x" * 56,
+        b"\xff" * 56,
+        known("epoch 89", "markmark", 2),
+        known("epoch-89", "a mark 8", 2),
+        known("epoch-89", "markmark", 2.5),
+        known("epoch-89", "markmark", math.nan),
+        known("epoch-89", "markmark", math.inf),
+        known("epoch-89", "markmark", 2) + b"x",
+    ],
+)
 async def test_a_head_that_is_none_of_ours_is_another_life(
     log: RedisLog, redis: Redis, names: Names, state: bytes
 ) -> None:
@@ -250,14 +272,14 @@ async def test_an_entry_of_100_mb_is_counted_and_passed_over_and_what_follows_is
     log = RedisLog(server.url, namespace=namespace, metrics=metrics, timeout=20.0)  # of Redis, to look at all of it
     try:
         seen = (await append(log, "e1"))[0]
-        large = b"large\x1f%b\x1f9999999999999\x1fe2\x1f\x1f\x1falice\n" % seen.mark.encode() + b"x" * 104_857_600
+        large = b"largemrk\x1f%b\x1f9999999999999\x1fe2\x1f\x1f\x1falice\n" % seen.mark.encode() + b"x" * 104_857_600
         redis.xadd(names.entries, {"d": large}, id="2-0")
-        redis.hset(names.meta, "s", f"{seen.epoch} 2 large 40 1 0 0")
+        redis.hset(names.meta, "s", known(seen.epoch, "largemrk", 2, 40))
         assert (await all_of(log, seen)) == ([], None)
         assert metrics.foreign_entries == 1
         await append(log, "e3")
         entry = (await log.read(ALICE, seen, 10)).entries[0]
-        assert (entry.event.id, entry.prev) == ("e3", "large"), "whoever reads on finds that it does not join"
+        assert (entry.event.id, entry.prev) == ("e3", "largemrk"), "whoever reads on finds that it does not join"
     finally:
         await log.close()
 
@@ -288,7 +310,7 @@ async def test_an_entry_of_somebody_else_closes_the_connection_and_is_never_show
         epoch = str((await log.open(ALICE)).epoch)
         redis.publish(names.channel, epoch.encode() + b"\x1f1\x1f" + data)
         redis.xadd(names.entries, {"d": data}, id="1-0")
-        redis.hset(names.meta, "s", f"{epoch} 1 x 0 1 0 0")
+        redis.hset(names.meta, "s", known(epoch, "markmark", 1))
         await until(lambda: manager.metrics.isolation_violations == 1, "it is noticed")
         assert await tab.ended() == 1011
         assert not any("of bob" in str(frame) for frame in tab.socket.frames)

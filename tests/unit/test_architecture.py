@@ -39,6 +39,8 @@ TABLE: Final[tuple[tuple[str, ...], ...]] = (
         "websocket_core.logs.redis.addresses",
         "websocket_core.logs.redis.greeting",
         "websocket_core.logs.redis.sentinels",
+        "websocket_core.logs.redis.shares",
+        "websocket_core.logs.redis.waiting",
         "websocket_core.logs.redis.exchange",
         "websocket_core.logs.redis.feed",
         "websocket_core.logs.redis.recent",

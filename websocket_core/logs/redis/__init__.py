@@ -30,12 +30,15 @@ from websocket_core.logs.redis.link import pack
 from websocket_core.logs.redis.names import Names, Namespace
 from websocket_core.logs.redis.packing import packed_event, packed_parts, published_entry, stored_entry
 from websocket_core.logs.redis.recent import Acknowledged
+from websocket_core.logs.redis.shares import Call, Share
 from websocket_core.logs.redis.state import RedisState
 from websocket_core.logs.redis.work import RedisWork
 from websocket_core.metrics import Metrics
 from websocket_core.work import WorkLimits
 
 logger = logging.getLogger(__name__)
+
+_new: Any = tuple.__new__  # as in `packing`
 
 HEAD_SECONDS: Final = 30 * 86_400
 """How long the head of a log is remembered after its last use."""
@@ -46,20 +49,19 @@ SPARE_BYTES: Final = 1_048_576
 """So much larger than an event may be here, an entry is still read: another process may have other limits."""
 RANDOM_BYTES: Final = 12
 """Of each append: half for its mark, and half for the epoch of a log that has none."""
-FENCE: Final = "if redis.call('SISMEMBER', KEYS[4], ARGV[11]) == 1 then return '' end\n"
-"""Before the script that appends an event of a run: nothing is appended when another process has ended that run."""
 RANDOM_AT_ONCE: Final = 64
 """So many appends share one call of the source of randomness."""
 
 
 class Place(NamedTuple):
-    """A log in Redis: its names, and how every command that appends to it begins."""
+    """A log in Redis: its names, and what every append to it says of it, packed."""
 
     names: Names
     owner: bytes
-    begins: bytes
-    begins_of_run: bytes
-    """The same for an event of a run with a lease."""
+    keys: bytes
+    runs: bytes
+    """The key of the user's runs that have ended."""
+    channel: bytes
 
 
 class RedisLog:
@@ -83,7 +85,7 @@ class RedisLog:
         monotonic: Callable[[], float] = time.monotonic,
         entropy: Callable[[int], bytes] = os.urandom,
         rng: random.Random | None = None,
-        skew: Callable[[], float] = lambda: 0.0,
+        skew: Callable[[], float] | None = None,
     ) -> None:
         retention = retention or Retention()
         Addresses(url, timeout=timeout)  # what cannot be read is found out here
@@ -104,7 +106,7 @@ class RedisLog:
         self._rng = rng or random.SystemRandom()
         self._skew = skew
         self._append_script = Script.load("append")
-        self._append_of_run_script = Script(FENCE + self._append_script.text)
+        self._append_call = self._call_with(0)
         self._read_script = Script.load("read")
         self._open_script = Script.load("open")
         self._forget_script = Script.load("forget")
@@ -157,7 +159,7 @@ class RedisLog:
                 timeout=self._timeout,
                 replay=self._lately,
                 rng=self._rng,
-                scripts=(self._append_script, self._append_of_run_script),
+                scripts=(self._append_script, self._forget_script),  # both are there, or neither: order is kept
             )
         return self._writing
 
@@ -256,41 +258,51 @@ class RedisLog:
         lease_id = event.lease_id if isinstance(event, LeasedEvent) else None
         place = self._place(log)
         writer, acknowledged = self._writer, self._acknowledged  # not those of a log that was begun anew meanwhile
-        answer: bytes = await writer.send(self._append_command(place, event, lease_id=lease_id))
+        answer: bytes = await writer.send(self._append_of(place, event, lease_id=lease_id))
         if not answer:
             raise LeaseLost("another process has ended this run")
         position = _position_of(answer)
-        acknowledged.add(log, len(event.body), partial(self._append_command, place, event, position))
+        acknowledged.add(log, len(event.body), partial(self._append_again, place, event, position))
         return position
 
     def _place_of(self, log: LogName) -> Place:
         names = self._names.of_log(log)
-        fixed = (self._age, self._events, self._bytes, HEAD_SECONDS * 1000, names.channel)
-        begins = packed_parts("EVALSHA", self._append_script.digest, 3, *names[:3], *fixed)
-        keys = (*names[:3], self._names.of_user(log.name, "x"))
-        begins_of_run = packed_parts("EVALSHA", self._append_of_run_script.digest, 4, *keys, *fixed)
-        return Place(names, log.name.encode(), begins, begins_of_run)
+        runs = self._names.of_user(log.name, "x")
+        return Place(
+            names, log.name.encode(), packed_parts(*names[:3]), packed_parts(runs), packed_parts(names.channel)
+        )
 
-    def _append_command(
+    def _call_with(self, skew: int) -> Call:
+        fixed = (self._age, self._events, self._bytes, HEAD_SECONDS * 1000, skew)
+        self._call_skew = skew
+        return Call(self._append_script.digest, fixed, arguments=3)
+
+    def _append_of(
         self, place: Place, event: Event, was: Position | None = None, *, lease_id: str | None = None
-    ) -> bytes:
-        """The script that appends, called for this event; with `was`, where it was acknowledged before; with a lease,
-        unless that is lost."""
+    ) -> Share:
+        """A share of the script that appends, for this event; with `was`, where it was acknowledged before; with a
+        lease, unless that is lost."""
         if not self._random:
             text = random_text(self._entropy, RANDOM_BYTES * RANDOM_AT_ONCE).encode()
             size = len(text) // RANDOM_AT_ONCE
             self._random = [text[start : start + size] for start in range(0, len(text), size)]
-        skew = b"%d" % self._skew_ms()
-        event_id = event.id.encode()
+        if self._skew is not None and (skew := self._skew_ms()) != self._call_skew:
+            self._append_call = self._call_with(skew)
         said = packed_event(event, place.owner)
-        return b"*%d\r\n%b$%d\r\n%b\r\n$16\r\n%b\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$1\r\n%d\r\n%b" % (
-            16 if was is None and lease_id is None else 18,
-            place.begins if lease_id is None else place.begins_of_run,
-            len(skew), skew, self._random.pop(), len(event_id), event_id,
-            len(said), said, event.connection_id == CONTROL,
-            packed_parts(lease_id) if lease_id is not None
-            else b"" if was is None else packed_parts(was.epoch, was.offset),
-        )  # fmt: skip
+        kind = b"1" if event.connection_id == CONTROL else b"0"
+        about = self._random.pop() + kind + event.id.encode()
+        if lease_id is not None:
+            about += b"\x1fL" + lease_id.encode()
+        elif was is not None:
+            about += b"\x1fW%b %d" % (was.epoch.encode(), was.offset)
+        arguments = b"%b$%d\r\n%b\r\n$%d\r\n%b\r\n" % (place.channel, len(about), about, len(said), said)
+        keys = place.keys if lease_id is None else place.keys + place.runs
+        share: Share = _new(Share, (self._append_call, 3 if lease_id is None else 4, keys, arguments))
+        return share
+
+    def _append_again(self, place: Place, event: Event, was: Position) -> bytes:
+        share = self._append_of(place, event, was)
+        return share.call.of([share])
 
     def _lately(self) -> list[bytes]:
         """What was acknowledged in the last seconds, to be done again: appended by id, denied for no longer."""
@@ -337,9 +349,10 @@ class RedisLog:
         return random_text(self._entropy, 6)
 
     def _skew_ms(self) -> int:
-        return int(self._skew() * 1000)
+        return 0 if self._skew is None else int(self._skew() * 1000)
 
 
 def _position_of(answer: bytes) -> Position:
     epoch, offset, mark = answer.decode().split(" ")
-    return Position(epoch, int(offset), mark)
+    position: Position = _new(Position, (epoch, int(offset), mark))
+    return position

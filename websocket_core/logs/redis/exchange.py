@@ -10,28 +10,25 @@ import asyncio
 import hashlib
 import logging
 import random
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any, Final
 
 from redis.exceptions import RedisError
 
-from websocket_core.errors import LogUnavailable, ManagerClosed
+from websocket_core.errors import ManagerClosed
 from websocket_core.logs.redis.addresses import Addresses, Rests
 from websocket_core.logs.redis.greeting import Server, get_to_know
-from websocket_core.logs.redis.link import Link, ReplyError, pack
-from websocket_core.logs.redis.refusals import CONCERN_THE_SERVER, Complaints, Refused, reason_of, word_of
+from websocket_core.logs.redis.link import Link, pack
+from websocket_core.logs.redis.refusals import CONCERN_THE_SERVER, Complaints, Refused, reason_of
 from websocket_core.logs.redis.sentinels import Watch
+from websocket_core.logs.redis.shares import Share
+from websocket_core.logs.redis.waiting import Waiting, fail
 
 logger = logging.getLogger(__name__)
 
-MOST: Final = 128
-"""Commands in one round trip at most."""
 EARLY: Final = 32
 """So many go without waiting for what else this turn of the loop brings: Redis and we work at the same time."""
-MOST_BYTES: Final = 1_048_576
-"""Bytes in one round trip, above which no further command joins it."""
 SHORT_REST: Final = 0.5
 """A command waits until the next attempt if that is no further off; else it fails at once."""
 STALL_SECONDS: Final = 0.5
@@ -42,7 +39,6 @@ QUIET_SECONDS: Final = 60.0
 """Between two warnings of the same refusal."""
 
 Command = tuple[Any, ...]
-Item = tuple[bytes, asyncio.Future[Any]]
 
 _PING: Final = pack("PING")
 
@@ -89,11 +85,7 @@ class Exchange:
         self._scripts = {script.digest: script for script in scripts}
         self._server: Server | None = None
         self._link: Link | None = None
-        self._queue: deque[Item] = deque()
-        self._flight: deque[Item] = deque()
-        """What was sent and has no answer yet, in order: the next answer is for the first."""
-        self._unknown: list[Item] = []
-        """What of this round trip was refused because Redis does not have the script."""
+        self._waiting = Waiting()
         self._reload = False
         self._reloads = 0
         self._retired = False
@@ -119,16 +111,16 @@ class Exchange:
         self._quiet_until: dict[str, float] = {}
         self._closed = False
 
-    def send(self, packed: bytes) -> asyncio.Future[Any]:
-        """Queue a command that `pack` has encoded; its answer, or `LogUnavailable`, in which case it was executed or
-        not."""
+    def send(self, what: bytes | Share) -> asyncio.Future[Any]:
+        """Queue a command that `pack` has encoded, or a share of one; its answer, or `LogUnavailable`, in which case it
+        was executed or not."""
         if self._closed:
             raise ManagerClosed("the log was closed")
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._queue.append((packed, answer))
+        waiting = self._waiting
+        answer = waiting.ask(what)
         if not self._busy:
             self._begin()
-        elif not self._flight and len(self._queue) >= EARLY and self._link is not None:
+        elif not waiting.flight and len(waiting.queue) >= EARLY and self._link is not None:
             self._depart()
         return answer
 
@@ -174,8 +166,8 @@ class Exchange:
             self._reaching.add_done_callback(self._ended)
 
     def _depart(self) -> None:
-        link, queue, flight = self._link, self._queue, self._flight
-        if link is None or flight:
+        link, waiting = self._link, self._waiting
+        if link is None or waiting.flight:
             return  # it was lost meanwhile, and whoever lost it has seen to the queue
         now = asyncio.get_running_loop().time()
         if now - self._heard_at > 2 * self._timeout:
@@ -183,56 +175,40 @@ class Exchange:
             return
         parts: list[bytes] = []
         if self._reload:
-            for script in self._scripts.values():
-                parts.append(script.loading)
-                flight.append((b"", _answered()))
-        size = 0
-        room = MOST
-        while queue and room and size < MOST_BYTES:
-            item = queue.popleft()
-            if item[1].done():
-                continue  # cancelled before it was sent
-            flight.append(item)
-            parts.append(item[0])
-            size += len(item[0])
-            room -= 1
+            parts += [script.loading for script in self._scripts.values()]
+            waiting.expect(len(parts))
+        parts += waiting.depart()
         self._busy = bool(parts)
         if parts:
             self._sent_at, self._taken = now, link.taken
             link.write(b"".join(parts))
 
     def _received(self, replies: list[Any]) -> None:
-        flight = self._flight
-        if len(replies) > len(flight):
-            self._part()  # more answers than questions: none of them can be trusted
-            return
         self._heard_at = asyncio.get_running_loop().time()
         if self._link is not None:
             self._taken = self._link.taken
-        for reply in replies:
-            item = flight.popleft()
-            if type(reply) is ReplyError:
-                self._refused(item, str(reply))
-            elif not (waiting := item[1]).done():  # else whoever asked has been cancelled
-                waiting.set_result(reply)
-        if not flight:
+        try:
+            refusals = self._waiting.settle(replies)
+        except ValueError:
+            self._part()
+            return
+        for refusal in refusals:
+            self._retired = self._retired or refusal.word in CONCERN_THE_SERVER
+            fail(refusal.answer, f"Redis refused a command: {refusal.word}")
+            self._warn(refusal.word)
+        if not self._waiting.flight:
             self._landed()
 
     def _landed(self) -> None:
         """A round trip has ended: everything that was sent has its answer."""
+        waiting = self._waiting
         self._busy = False
-        self._reload = bool(self._unknown)
-        if self._unknown:
-            # In their order, before everything that came after them, once the scripts are there.
-            self._reloads += 1
-            if self._reloads > RELOADS:
-                _fail(self._unknown, "Redis does not keep scripts")
-                self._reload = False
-            else:
-                self._queue.extendleft(reversed(self._unknown))
-            self._unknown = []
-        else:
-            self._reloads = 0
+        self._reload = waiting.lacks_scripts
+        self._reloads = self._reloads + 1 if self._reload else 0
+        if self._reloads > RELOADS:
+            waiting.fail_unknown("Redis does not keep scripts")
+            self._reload = False
+        waiting.ask_again()  # once the scripts are there
         if self._retired:
             self._rests.failed(self._heard_at)
             self._part()
@@ -244,18 +220,8 @@ class Exchange:
             self._complaints.end()
         if self._addresses.guarded and self._heard_at - self._sent_at > STALL_SECONDS:
             self._part()
-        elif self._queue:
+        elif waiting.queue:
             self._depart()  # before those who have their answers go on, for the same reason
-
-    def _refused(self, item: Item, text: str) -> None:
-        word = word_of(text)
-        if word == "NOSCRIPT":
-            if not item[1].done():
-                self._unknown.append(item)
-            return
-        self._retired = self._retired or word in CONCERN_THE_SERVER
-        _fail([item], f"Redis refused a command: {word}")
-        self._warn(word)
 
     def _tick(self) -> None:
         """Nobody is left waiting, and a connection that nobody uses is tried before it is trusted."""
@@ -264,7 +230,7 @@ class Exchange:
         link = self._link
         if link is None:
             return
-        if self._flight:
+        if self._waiting.flight:
             due = max(self._sent_at, self._heard_at) + self._timeout
             if now >= due:
                 if link.taken == self._taken:
@@ -278,7 +244,7 @@ class Exchange:
             if now >= due:
                 self._busy = self._pinging = True
                 self._sent_at, self._taken = now, link.taken
-                self._flight.append((b"", _answered()))
+                self._waiting.expect()
                 link.write(_PING)
                 due = now + self._timeout
         self._timer = loop.call_at(due, self._tick)
@@ -297,13 +263,8 @@ class Exchange:
             self._link.close()
         self._link = self._timer = None
         self._retired = self._reload = self._pinging = self._busy = False
-        left = [*self._unknown, *self._flight, *(self._queue if everything else ())]
-        self._unknown = []
-        self._flight.clear()
-        if everything:
-            self._queue.clear()
-        _fail(left, "Redis did not answer")
-        if self._queue:
+        self._waiting.fail_sent("Redis did not answer", queued=everything)
+        if self._waiting.queue:
             self._begin()
 
     # -- coming to know a connection
@@ -312,7 +273,7 @@ class Exchange:
         """Come to Redis; again and again, for as long as somebody asks."""
         while True:
             rest = self._rests.left(asyncio.get_running_loop().time())
-            self._asked = self._asked or bool(self._queue)
+            self._asked = self._asked or bool(self._waiting.queue)
             if rest > 0.0:
                 self._resting = True
                 if rest > SHORT_REST:
@@ -332,7 +293,7 @@ class Exchange:
             else:
                 return
             self._rests.failed(asyncio.get_running_loop().time())
-            self._asked = bool(self._queue)
+            self._asked = bool(self._waiting.queue)
             self._refuse()
 
     async def _open(self) -> None:
@@ -356,7 +317,7 @@ class Exchange:
         self._busy = False
         if self._guard is None and self._addresses.guarded:
             self._guard = Watch(self._addresses, self._switched, rng=self._rng)
-        if self._queue:
+        if self._waiting.queue:
             self._begin()
 
     def _switched(self) -> None:
@@ -367,9 +328,7 @@ class Exchange:
     def _refuse(self) -> None:
         """Nobody waits for a Redis that was just found away."""
         self._busy = False
-        left = list(self._queue)
-        self._queue.clear()
-        _fail(left, self._reason)
+        self._waiting.fail_queued(self._reason)
 
     def _warn(self, word: str) -> None:
         now = asyncio.get_running_loop().time()
@@ -382,18 +341,5 @@ class Exchange:
         self._resting = False
         if task.cancelled():  # perhaps before its first turn
             self._refuse()
-        elif self._queue and self._link is None:
+        elif self._waiting.queue and self._link is None:
             self._begin()
-
-
-def _fail(items: Iterable[Item], text: str) -> None:
-    for _, waiting in items:
-        if not waiting.done():
-            waiting.set_exception(LogUnavailable(text))
-
-
-def _answered() -> asyncio.Future[Any]:
-    """For what nobody asked."""
-    answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    answer.set_result(None)
-    return answer

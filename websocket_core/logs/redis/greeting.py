@@ -63,7 +63,9 @@ async def get_to_know(
 
 async def _send_again(link: Link, commands: Sequence[tuple[Any, ...] | bytes], timeout: float) -> None:
     packed = [command if isinstance(command, bytes) else pack(*command) for command in commands]
-    words = [word_of(str(answer)) for answer in await link.ask(packed, timeout=timeout) if type(answer) is ReplyError]
+    answers = await link.ask(packed, timeout=timeout)
+    each = [one for answer in answers for one in (answer if type(answer) is list else [answer])]
+    words = [word_of(str(answer)) for answer in each if type(answer) is ReplyError]
     for word in words:
         if word in CONCERN_THE_SERVER or word == "NOSCRIPT":
             raise refused("what it acknowledged before", word)  # all of it is sent once more, to whoever is there then

@@ -2,12 +2,13 @@
 -- KEYS: meta, entries, ids
 -- ARGV: epoch if there is none, head ms
 -- Answer: epoch, offset and mark with spaces between
-local known = string.match(redis.call('HGET', KEYS[1], 's') or '', '^(%S+ %d+ %S*) ')
-if not known then
-  known = ARGV[1] .. ' 0 '
-  redis.call('HSET', KEYS[1], 's', known .. ' 0 1 0 0') -- first: a server that is full refuses it
+local known = redis.call('HGET', KEYS[1], 's')
+if not known or #known ~= 56 or string.match(known, '^[%w_-]+ *()') ~= 17 or struct.unpack('>d', known, 17) % 1 ~= 0 then
+  known = struct.pack('>c8c8ddddd', ARGV[1], '        ', 0, 0, 1, 0, 0) -- as append.lua says
+  redis.call('HSET', KEYS[1], 's', known) -- first: a server that is full refuses it
   redis.call('HDEL', KEYS[1], 'c')
   redis.call('DEL', KEYS[2], KEYS[3])
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
-return known
+local epoch, mark, head = struct.unpack('>c8c8d', known)
+return epoch .. ' ' .. string.format('%d', head) .. ' ' .. string.match(mark, '^%S*')

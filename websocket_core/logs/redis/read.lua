@@ -8,9 +8,10 @@ local meta, entries = KEYS[1], KEYS[2]
 local limit, most, most_of_one = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local time = call('TIME')
 local cutoff = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[1] - ARGV[2]
-local epoch, head, head_mark = string.match(call('HGET', meta, 's') or '', '^(%S+) (%d+) (%S*) ')
-if not epoch then return false end
-head = tonumber(head)
+local known = call('HGET', meta, 's')
+if not known or #known ~= 56 or string.match(known, '^[%w_-]+ *()') ~= 17 then return false end
+local epoch, head_mark, head = struct.unpack('>c8c8d', known) -- as append.lua says
+head_mark = string.match(head_mark, '^%S*')
 
 local foreign = 0
 

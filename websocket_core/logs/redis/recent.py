@@ -19,6 +19,9 @@ ASK_SECONDS: Final = 1.0
 """How often Redis is asked whether it is still the one that acknowledged."""
 
 
+_new: Any = tuple.__new__  # as in `packing`
+
+
 class Recent(NamedTuple):
     at: float
     log: LogName | None
@@ -50,9 +53,10 @@ class Acknowledged:
 
     def add(self, log: LogName | None, size: int, again: Callable[[], bytes]) -> None:
         """Keep what was just acknowledged, of about so many bytes."""
-        self._held.append(Recent(self._monotonic(), log, size, again))
+        held = self._held
+        held.append(_new(Recent, (self._monotonic(), log, size, again)))
         self._bytes += size
-        while len(self._held) > KEPT or self._bytes > KEPT_BYTES:
+        while len(held) > KEPT or self._bytes > KEPT_BYTES:
             self._drop_oldest()
         if self._vigil is None and not self._closed:
             # Lives while something is held. Owned by this memory: ended by `close`.
