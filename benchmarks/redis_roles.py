@@ -21,6 +21,9 @@ from websocket_core.identity import Grant, LogName, Principal, UserId
 from websocket_core.limits import Retention
 from websocket_core.log import Position
 from websocket_core.logs.redis import RedisLog
+from websocket_core.logs.redis.addresses import Addresses
+from websocket_core.logs.redis.link import Link, pack
+from websocket_core.logs.redis.names import Namespace
 
 TEXT = "x" * 143
 """With it an event is 300 bytes as it is stored."""
@@ -258,7 +261,30 @@ async def subscribe_channels(url: str, options: dict[str, Any]) -> None:
         task.cancel()
 
 
-SUBSCRIBERS = {"ours": subscribe_ours, "python-socketio": subscribe_socketio, "channels_redis": subscribe_channels}
+async def subscribe_floor(url: str, options: dict[str, Any]) -> None:
+    """Subscribed to the same channels, and nothing is done with what arrives."""
+    link = Link(await Addresses(url, timeout=2.0).dial())
+    arrivals = Arrivals()
+
+    def received(replies: list[Any]) -> None:
+        arrivals.count += len(replies)
+
+    link.received = received
+    names = Namespace("bench")
+    channels = [names.of_log(LogName.of_user(UserId(f"user-{number}"))).channel for number in range(options["users"])]
+    for start in range(0, len(channels), 512):
+        link.write(pack("SUBSCRIBE", *channels[start : start + 512]))
+    await asyncio.sleep(2.0)
+    await arrivals.report()
+    link.close()
+
+
+SUBSCRIBERS = {
+    "ours": subscribe_ours,
+    "python-socketio": subscribe_socketio,
+    "channels_redis": subscribe_channels,
+    "hiredis, uvloop": subscribe_floor,
+}
 
 
 async def subscribe(stack: str, url: str, options: dict[str, Any]) -> None:

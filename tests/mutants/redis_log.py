@@ -221,8 +221,8 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             Edit(
                 REDIS + "packing.py",
-                "_unmarked(thread)))\n    named = log if owner == log.name else LogName(log.kind, owner)\n",
-                "_unmarked(thread)))\n    named = log\n",
+                "        log = _named(log, owner.split(DIVIDER, 1)[0])\n    entry: Entry = _new(Entry, (log, epoch, offset,",
+                "        pass\n    entry: Entry = _new(Entry, (log, epoch, offset,",
             ),
         ),
         (STORAGE + "test_the_owner_of_an_entry_is_the_one_that_is_stored",),
@@ -233,12 +233,23 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             Edit(
                 REDIS + "packing.py",
-                "    # The owner as it is stored, to be compared with the log that was asked for.\n"
-                "    named = log if owner == log.name else LogName(log.kind, owner)\n",
-                "    named = log\n",
+                "labels of a later release follow.\n        log = _named(log, owner.split(DIVIDER, 1)[0])\n",
+                "labels of a later release follow.\n        pass\n",
             ),
         ),
         (STORAGE + "test_an_entry_of_somebody_else_closes_the_connection_and_is_never_shown",),
+    ),
+    Mutant(
+        "redis_owner_with_later_labels",
+        "labels that a later release adds are passed over",
+        (
+            Edit(
+                REDIS + "packing.py",
+                "labels of a later release follow.\n        log = _named(log, owner.split(DIVIDER, 1)[0])\n",
+                "labels of a later release follow.\n        log = _named(log, owner)\n",
+            ),
+        ),
+        (STORAGE + "test_labels_that_a_later_release_adds_are_passed_over",),
     ),
     Mutant(
         "redis_format_not_in_keys",

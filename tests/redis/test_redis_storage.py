@@ -26,6 +26,7 @@ from websocket_core.limits import Limits, Retention
 from websocket_core.log import Entry, GapReason, Position
 from websocket_core.logs.redis import RedisLog
 from websocket_core.logs.redis.names import Names, Namespace
+from websocket_core.logs.redis.packing import published_entry, stored_entry
 from websocket_core.metrics import Metrics
 
 pytestmark = NEEDS_REDIS
@@ -508,3 +509,16 @@ async def test_a_redis_that_takes_no_writes_is_away(tmp_path: Path, namespace: s
         client.close()
         await log.close()
         server.stop()
+
+
+def test_labels_that_a_later_release_adds_are_passed_over() -> None:
+    stored = b"mark1234\x1fprev1234\x1f1795163507541\x1fe1\x1f=c1\x1f\x1falice\x1fanother\x1fand another\n{\x1f}\n"
+    for entry in (
+        stored_entry(ALICE, "epoch123", 7, stored, 0.0),
+        published_entry(ALICE, b"epoch123\x1f7\x1f" + stored, 0.0),
+    ):
+        assert entry.log is ALICE
+        assert entry.position == Position("epoch123", 7, "mark1234")
+        assert (entry.prev, entry.event) == ("prev1234", Event("e1", b"{\x1f}\n", "c1", None))
+    foreign = published_entry(LogName("user", "bob"), b"epoch123\x1f7\x1f" + stored, 0.0)
+    assert foreign.log == ALICE

@@ -67,17 +67,18 @@ class Hub:
         if entry is None:
             self.drop()
         else:
+            _, epoch, offset, mark, prev, event, _ = entry
             if copies:
-                last = copies[-1]
-                if entry.prev == last.mark and entry.offset == last.offset + 1 and entry.epoch == last.epoch:
+                _, last_epoch, last_offset, last_mark, _, _, _ = copies[-1]
+                if prev == last_mark and offset == last_offset + 1 and epoch == last_epoch:
                     copies.append(entry)
-                elif entry.epoch != last.epoch or entry.offset > last.offset or entry.mark != last.mark:
+                elif epoch != last_epoch or offset > last_offset or mark != last_mark:
                     self.drop()
                     copies.append(entry)
             else:
                 copies.append(entry)
             self.fresh = True
-            self.size += len(entry.event.body)
+            self.size += len(event.body)
             if self.size > COPIES_BYTES:
                 self._shrink()
         for watcher in self.watchers:

@@ -65,7 +65,7 @@ class Waiting:
     def expect(self, count: int = 1) -> None:
         """Something was sent that nobody asked for, and will be answered."""
         for _ in range(count):
-            self.flight.append([Asked(b"", answered())])
+            self.flight.append([Asked(b"", _answered())])
 
     def depart(self) -> list[bytes]:
         """What goes in one round trip: of those who still wait, as many as there is room for."""
@@ -158,7 +158,7 @@ class Waiting:
         _fail(left, reason)
 
 
-def answered() -> Answer:
+def _answered() -> Answer:
     """For what nobody asked."""
     answer: Answer = asyncio.get_running_loop().create_future()
     answer.set_result(None)
