@@ -366,7 +366,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             Edit(
                 REDIS + "waiting.py",
-                "            if answer.done():\n                continue  # cancelled before it was sent\n",
+                "            if answer.done():  # cancelled before it was sent\n                queue.popleft()\n                continue\n",
                 "",
             ),
         ),
@@ -375,7 +375,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "redis_no_batches",
         "commands collect while a round trip is under way",
-        (Edit(REDIS + "waiting.py", "        room = MOST\n", "        room = 1\n"),),
+        (Edit(REDIS + "waiting.py", "and len(calls) < MOST and", "and len(calls) < 1 and"),),
         (LINK + "test_commands_collect_while_a_round_trip_is_under_way_and_go_in_order",),
     ),
     Mutant(
@@ -659,19 +659,19 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "redis_calls_not_shared",
         "appends of one turn share calls",
-        (Edit(REDIS + "waiting.py", " and len(calls[-1]) < TOGETHER:", " and False:"),),
+        (Edit(REDIS + "waiting.py", " or len(sharing) == TOGETHER:", " or True:"),),
         (SHARES + "test_appends_of_one_turn_share_calls_and_keep_their_order",),
     ),
     Mutant(
         "redis_calls_grow",
         "a call is shared by no more than so many bytes",
-        (Edit(REDIS + "waiting.py", "if call is of and size < full and", "if call is of and"),),
+        (Edit(REDIS + "waiting.py", "elif call is not of or size >= full or", "elif call is not of or"),),
         (SHARES + "test_a_large_share_has_no_more_than_little_company",),
     ),
     Mutant(
         "redis_share_overtakes_command",
         "a command between two shares stays between them",
-        (Edit(REDIS + "waiting.py", "                of = None\n", ""),),
+        (Edit(REDIS + "waiting.py", "                if sharing:\n                    break\n", ""),),
         (SHARES + "test_a_command_between_two_shares_stays_between_them",),
     ),
     Mutant(

@@ -13,11 +13,11 @@ from websocket_core.logs.redis.refusals import word_of
 from websocket_core.logs.redis.shares import Call, Share
 
 MOST: Final = 128
-"""Askers in one round trip at most."""
+"""Commands in one round trip at most."""
 MOST_BYTES: Final = 1_048_576
 """Bytes in one round trip, above which nobody else joins it."""
-TOGETHER: Final = 32
-"""Askers that share one call at most: while Redis is at it, it serves nobody else."""
+TOGETHER: Final = 64
+"""Askers that share one call at most: while Redis is at it, for less than a millisecond, it serves nobody else."""
 TOGETHER_BYTES: Final = 65_536
 """Bytes in one call, above which nobody else shares it."""
 
@@ -68,33 +68,38 @@ class Waiting:
             self.flight.append([Asked(b"", _answered())])
 
     def depart(self) -> list[bytes]:
-        """What goes in one round trip: of those who still wait, as many as there is room for."""
+        """What goes in one round trip: of those who still wait, as many as there is room for, and at the end those who
+        share a call. With a second call behind the first, Redis might lack the script for the one and, when another
+        process has just brought it, have it for the other: what is appended to one log would change its order."""
         queue = self.queue
         calls: list[list[Asked]] = []
+        sharing: list[Asked] = []
         of: Call | None = None
-        room = MOST
         size = full = 0
-        while queue and room and size < MOST_BYTES:
-            asked = queue.popleft()
+        while queue and len(calls) < MOST and size < MOST_BYTES:
+            asked = queue[0]
             what, answer = asked
-            if answer.done():
-                continue  # cancelled before it was sent
-            room -= 1
-            if isinstance(what, bytes):
-                calls.append([asked])
-                of = None
-                size += len(what)
+            if answer.done():  # cancelled before it was sent
+                queue.popleft()
                 continue
-            call, _, keys, arguments = what
-            if call is of and size < full and len(calls[-1]) < TOGETHER:
-                calls[-1].append(asked)
-            else:
+            if isinstance(what, bytes):
+                if sharing:
+                    break
                 calls.append([asked])
-                of = call
-                full = size + TOGETHER_BYTES
-            size += len(keys) + len(arguments)
+                size += len(what)
+            else:
+                call, _, keys, arguments = what
+                if not sharing:
+                    calls.append(sharing)
+                    of = call
+                    full = size + TOGETHER_BYTES
+                elif call is not of or size >= full or len(sharing) == TOGETHER:
+                    break
+                sharing.append(asked)
+                size += len(keys) + len(arguments)
+            queue.popleft()
         self.flight += calls
-        return [_packed(call) for call in calls]
+        return [_packed(each) for each in calls]
 
     def settle(self, replies: Sequence[Any]) -> list[Refusal]:
         """Give each its answer; what was refused. Raises `ValueError` for answers that do not belong to what was asked:
