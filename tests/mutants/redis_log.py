@@ -8,6 +8,7 @@ from tests.mutants.catalogue import Edit, Mutant
 
 REDIS = "websocket_core/logs/redis/"
 
+CORNERS = "tests/redis/test_redis_corners.py::"
 FAULTS = "tests/redis/test_redis_faults.py::"
 FEED = "tests/redis/test_redis_feed.py::"
 LAWS = "tests/redis/test_redis_conformance.py::TestRedisLog::"
@@ -654,6 +655,207 @@ MUTANTS: tuple[Mutant, ...] = (
         "what nobody follows is not even read",
         (Edit(REDIS + "feed.py", "                elif hub.watchers:\n", "                elif True:\n"),),
         (FEED + "test_who_comes_back_soon_finds_the_subscription_still_there",),
+    ),
+    # -- lives of a log
+    Mutant(
+        "redis_forgotten_in_silence",
+        "who follows a log is woken when another process forgets it",
+        (Edit(REDIS + "forget.lua", "redis.call('PUBLISH', ARGV[1], '')\n", ""),),
+        (CORNERS + "test_who_follows_a_log_is_woken_when_another_process_forgets_it",),
+    ),
+    Mutant(
+        "redis_forgotten_is_foreign",
+        "the word that a log is forgotten is not counted as foreign",
+        (Edit(REDIS + "__init__.py", "            if data:\n", "            if True:\n"),),
+        (CORNERS + "test_who_follows_a_log_is_woken_when_another_process_forgets_it",),
+    ),
+    Mutant(
+        "redis_order_outlives_the_head",
+        "the last order of a life that is over is none of the next",
+        (
+            Edit(
+                REDIS + "append.lua",
+                "    call('HDEL', meta, 'c')\n    call('DEL', entries, ids) -- of a life that is over\n",
+                "    call('DEL', entries, ids) -- of a life that is over\n",
+            ),
+        ),
+        (CORNERS + "test_the_last_order_of_a_life_that_is_over_is_none_of_the_next[head lost, appended to]",),
+    ),
+    Mutant(
+        "redis_order_outlives_the_stream",
+        "the last order of a life that is over is none of the next",
+        (
+            Edit(
+                REDIS + "append.lua",
+                "    call('HDEL', meta, 'c')\n    call('DEL', entries, ids) -- what stands there",
+                "    call('DEL', entries, ids) -- what stands there",
+            ),
+        ),
+        (CORNERS + "test_the_last_order_of_a_life_that_is_over_is_none_of_the_next[numbered by somebody else]",),
+    ),
+    Mutant(
+        "redis_order_outlives_opening",
+        "the last order of a life that is over is none of the next",
+        (Edit(REDIS + "open.lua", "  redis.call('HDEL', KEYS[1], 'c')\n", ""),),
+        (CORNERS + "test_the_last_order_of_a_life_that_is_over_is_none_of_the_next[head lost, opened]",),
+    ),
+    Mutant(
+        "redis_entries_outlive_opening",
+        "what was opened is the life that goes on",
+        (Edit(REDIS + "open.lua", "  redis.call('DEL', KEYS[2], KEYS[3])\n", ""),),
+        (CORNERS + "test_the_last_order_of_a_life_that_is_over_is_none_of_the_next[head lost, opened]",),
+    ),
+    Mutant(
+        "redis_read_without_bounds",
+        "a read has no more bytes than a batch may have",
+        (Edit(REDIS + "read.lua", "  if last and size > most then break end\n", ""),),
+        (CORNERS + "test_a_read_has_no_more_bytes_than_a_batch_may_have_and_the_next_goes_on",),
+    ),
+    Mutant(
+        "redis_large_entry_never_comes",
+        "an entry that is larger than a batch comes alone",
+        (Edit(REDIS + "read.lua", "  if last and size > most then break end", "  if size > most then break end"),),
+        (CORNERS + "test_a_read_has_no_more_bytes_than_a_batch_may_have_and_the_next_goes_on",),
+    ),
+    # -- one connection
+    Mutant(
+        "redis_half_closed_is_kept",
+        "a connection that Redis closes half is left before anybody uses it",
+        (
+            Edit(
+                REDIS + "link.py",
+                '    def eof_received(self) -> None:\n        """Nothing is sent any more either."""\n',
+                "    def eof_received(self) -> bool:\n        return True\n",
+            ),
+        ),
+        (CORNERS + "test_a_connection_that_redis_closes_half_is_left_before_anybody_uses_it",),
+    ),
+    Mutant(
+        "redis_buffer_of_copies",
+        "what comes in several records of TLS at once arrives whole",
+        (Edit(REDIS + "link.py", "self._view = memoryview(self._buffer)", "self._view: Any = self._buffer"),),
+        (CORNERS + "test_what_is_written_into_parts_of_the_buffer_is_read_as_one",),
+    ),
+    Mutant(
+        "redis_never_waits_to_send",
+        "whoever sends much can wait until it is on its way",
+        (Edit(REDIS + "link.py", "        self._writable.clear()\n", "        pass\n"),),
+        (CORNERS + "test_who_waits_to_send_more_goes_on[there is room]",),
+    ),
+    Mutant(
+        "redis_waits_to_send_for_ever",
+        "who waits to send more goes on when there is room",
+        (
+            Edit(
+                REDIS + "link.py",
+                "    def resume_writing(self) -> None:\n        self._writable.set()\n",
+                "    def resume_writing(self) -> None:\n        pass\n",
+            ),
+        ),
+        (CORNERS + "test_who_waits_to_send_more_goes_on[there is room]",),
+    ),
+    Mutant(
+        "redis_close_waits_for_nothing",
+        "closing takes until the transport is gone",
+        (Edit(REDIS + "link.py", "        await asyncio.wait([self._gone], timeout=1.0)\n", "        pass\n"),),
+        (CORNERS + "test_closing_takes_until_the_transport_is_gone_and_no_longer",),
+    ),
+    Mutant(
+        "redis_close_waits_in_vain",
+        "closing takes no longer than until the transport is gone",
+        (
+            Edit(
+                REDIS + "link.py",
+                "        if not self._gone.done():\n            self._gone.set_result(None)\n        self._end()\n",
+                "        self._end()\n",
+            ),
+        ),
+        (CORNERS + "test_closing_takes_until_the_transport_is_gone_and_no_longer",),
+    ),
+    Mutant(
+        "redis_close_of_what_is_gone_waits",
+        "who took over a transport that was lost has nothing to wait for",
+        (
+            Edit(
+                REDIS + "link.py",
+                "            self._gone.set_result(None)  # whoever was told is the protocol before this\n",
+                "",
+            ),
+        ),
+        (CORNERS + "test_whose_transport_was_lost_before_it_was_taken_over_is_closed_and_has_nothing_to_wait_for",),
+    ),
+    Mutant(
+        "redis_lost_is_told_twice",
+        "the owner of a connection is told once that it is lost",
+        (
+            Edit(
+                REDIS + "link.py",
+                "        if not self.closed:\n            self.close()",
+                "        if True:\n            self.close()",
+            ),
+        ),
+        (CORNERS + "test_the_owner_is_told_once_and_after_the_end_nothing_is_said_or_sent",),
+    ),
+    Mutant(
+        "redis_lost_is_written",
+        "nothing is sent over a connection that is lost",
+        (
+            Edit(
+                REDIS + "link.py",
+                "        if not self.closed:\n            self._transport.write(packed)",
+                "        if True:\n            self._transport.write(packed)",
+            ),
+        ),
+        (CORNERS + "test_the_owner_is_told_once_and_after_the_end_nothing_is_said_or_sent",),
+    ),
+    Mutant(
+        "redis_late_replies_are_heard",
+        "what arrives after close reaches nobody",
+        (Edit(REDIS + "link.py", "        self.received, self.lost = _ignored, _nobody\n", ""),),
+        (CORNERS + "test_what_arrives_after_close_reaches_nobody",),
+    ),
+    Mutant(
+        "redis_sender_waits_for_what_is_lost",
+        "who waits to send more is let go when the connection is lost",
+        (
+            Edit(
+                REDIS + "link.py",
+                "        self._writable.set()\n        if not self._gone.done():",
+                "        if not self._gone.done():",
+            ),
+        ),
+        (CORNERS + "test_who_waits_to_send_more_goes_on[the connection is lost]",),
+    ),
+    # -- who is there
+    Mutant(
+        "redis_replica_is_the_master",
+        "a replica that a sentinel names is not taken for the master",
+        (Edit(REDIS + "addresses.py", '    if role[0] != b"master":\n', "    if False:\n"),),
+        (CORNERS + "test_a_replica_that_a_sentinel_names_is_not_taken_for_the_master",),
+    ),
+    Mutant(
+        "redis_master_must_be_asked",
+        "a master that may not be asked what it is is one",
+        (
+            Edit(
+                REDIS + "addresses.py",
+                "        return  # it does not let us ask; a write will show\n",
+                "        raise\n",
+            ),
+        ),
+        (CORNERS + "test_a_master_that_may_not_be_asked_what_it_is_is_one",),
+    ),
+    Mutant(
+        "redis_strangers_are_there",
+        "what is read as a process is none unless it is called as those of this namespace",
+        (
+            Edit(
+                REDIS + "seats.py",
+                '        if not process.startswith(self._names.plain("process:")):\n            return False\n',
+                "",
+            ),
+        ),
+        (CORNERS + "test_what_is_read_as_a_process_is_none_unless_it_is_called_as_those_of_this_namespace",),
     ),
     # -- calls that are shared
     Mutant(
