@@ -191,6 +191,24 @@ async def test_one_who_claims_a_run_and_dies_is_followed_by_another() -> None:
 
 
 @virtual_time
+async def test_the_leases_of_a_process_expire_together() -> None:
+    """Else whoever ends them finds one expired and its child not yet."""
+    async with a_world() as world:
+        process = await world.process()
+
+        async def work(run: Any) -> None:
+            await asyncio.sleep(0.3)
+            async with run.child("reader", run_id="c1"):
+                await asyncio.sleep(10**6)
+
+        process.start_run(work)
+        await until(lambda: len(world.leases.due) == 2, "both leases")
+        one, other = world.leases.due.values()
+        assert abs(one - other) < 0.01
+        await process.die()
+
+
+@virtual_time
 async def test_children_are_ended_before_their_parents() -> None:
     async with a_world() as world:
         dead, _other = await world.process(), await world.process()

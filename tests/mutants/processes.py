@@ -114,7 +114,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "every_run_its_own_time",
         "the leases of a process expire together",
         (Edit(KEEPER, "until = self._until if together and asked < self._together_until else None", "until = None"),),
-        (LEASED + "test_children_are_ended_before_their_parents",),
+        (LEASED + "test_the_leases_of_a_process_expire_together",),
     ),
     Mutant(
         "shutdown_renews_on",
