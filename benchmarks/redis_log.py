@@ -93,16 +93,18 @@ class Bench:
     def appends(self) -> None:
         every = (OURS, SOCKETIO, CHANNELS)
         cases = [
-            ("append, 64 at once", 64, 40_000, every),
-            ("append, one by one", 1, 5_000, every),
-            ("append in bulk, 1,024 at once", 1_024, 80_000, (OURS,)),  # the peers open a connection for each
+            ("append, 64 at once", 64, 40_000, every, False),
+            ("append of what is encoded already, 64 at once", 64, 40_000, (OURS,), True),
+            ("append, one by one", 1, 5_000, every, False),
+            ("append in bulk, 1,024 at once", 1_024, 80_000, (OURS,), False),  # the peers open a connection for each
         ]
-        for what, concurrent, total, stacks in cases:
+        for what, concurrent, total, stacks, encoded in cases:
             for stack in stacks:
                 count = total // (4 if self.quick else 1) // (1 if stack == OURS else 4)
+                first = count // 1_000 + 1 if encoded else 0  # of each user
                 with (
                     self.redis() as (url, client),
-                    Role("append", stack, url, users=1_000, concurrent=concurrent, total=count) as role,
+                    Role("append", stack, url, users=1_000, concurrent=concurrent, total=count, encoded=first) as role,
                 ):
                     before = redis_cpu(client)
                     role.go()

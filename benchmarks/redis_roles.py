@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from websocket_core.cursor import LogCursor
-from websocket_core.events import EventEncoder, owner_part
+from websocket_core.events import Event, EventEncoder, owner_part
 from websocket_core.identity import Grant, LogName, Principal, UserId
 from websocket_core.limits import Retention
 from websocket_core.log import Position
@@ -55,9 +55,13 @@ def our_publisher(url: str, options: dict[str, Any]) -> tuple[Publish, Callable[
     names = [LogName.of_user(UserId(f"user-{number}")) for number in range(options["users"])]
     owners = [owner_part(UserId(name.name)) for name in names]
 
+    def encoded(number: int) -> Event:
+        return encoder.encode("agent_thinking", {"thought": TEXT, "sent": time.monotonic()}, owners[number])
+
+    ready = [[encoded(number) for _ in range(options.get("encoded", 0))] for number in range(len(names))]
+
     async def publish(number: int) -> Position:
-        event = encoder.encode("agent_thinking", {"thought": TEXT, "sent": time.monotonic()}, owners[number])
-        return await log.append(names[number], event)
+        return await log.append(names[number], ready[number].pop() if ready[number] else encoded(number))
 
     return publish, log.close
 
