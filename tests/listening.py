@@ -1,14 +1,27 @@
-"""Servers of this process that end while somebody connects."""
+"""Ports to listen on, and servers of this process that end while somebody connects."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 import socket
 
 import uvicorn
 
 TURNS = 10
 """More turns of the loop than a connection takes from being accepted to reaching whoever serves it."""
+
+
+def free_port() -> int:
+    """A port that nobody listens on, outside the range from which connections take theirs: it is still free in a
+    moment, and when a server that was killed is started again."""
+    chance = random.SystemRandom()
+    for _ in range(1_000):
+        port = chance.randrange(10_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("no port is free")
 
 
 async def stop_accepting(server: asyncio.Server) -> None:

@@ -20,7 +20,7 @@ from websockets.asyncio.client import connect
 
 from examples.docs_agent.agent import Pace
 from examples.docs_agent.app import create_app
-from tests.listening import OrderlyServer
+from tests.listening import OrderlyServer, free_port
 from tests.support import a_manager
 from websocket_core.limits import Limits, Retention
 from websocket_core.server import server_config
@@ -168,8 +168,7 @@ class DemoProcess:
 
     def __init__(self, documentation: Path) -> None:
         self._documentation = documentation
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.base = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 
@@ -15,6 +14,7 @@ from playwright.async_api import expect
 
 from tests.browser.conftest import OpenTab
 from tests.browser.serving import REPOSITORY
+from tests.listening import free_port
 from tests.redis.marks import NEEDS_REDIS
 
 pytestmark = [
@@ -29,8 +29,7 @@ QUESTION = "How does a client resume after a cut?"
 @pytest_asyncio.fixture(loop_scope="session")
 async def fleet() -> AsyncIterator[str]:
     """`make demo-fleet`; its address."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "examples.fleet", "--port", str(port), cwd=REPOSITORY, stdout=asyncio.subprocess.PIPE
     )

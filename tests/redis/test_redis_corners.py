@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 from redis import Redis as RedisClient
 
+from tests.listening import free_port
 from tests.redis.fake import Command, FakeRedis
 from tests.redis.marks import NEEDS_REDIS
-from tests.redis.server import RedisServer, free_port
+from tests.redis.server import RedisServer
 from tests.redis.test_redis_acl import RULES
 from tests.redis.test_redis_feed import heard
 from tests.redis.test_redis_link import persistent

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import signal
-import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from websockets.exceptions import ConnectionClosed
 
 from bridge import UserExecutionContext
 from tests.asgi import ask
+from tests.listening import free_port
 from tests.redis.marks import NEEDS_REDIS
 from tests.redis.proxy import Proxy
 from tests.redis.server import PERSISTENCE, RedisServer
@@ -255,8 +255,7 @@ async def test_an_application_starts_while_redis_is_away_and_serves_when_it_is_t
     app = FastAPI(lifespan=manager.lifespan)
     app.include_router(websocket_router(manager, authenticate=authenticate), prefix="/live")
     app.include_router(health_router(manager))
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     server = DrainingServer(server_config(app, host="127.0.0.1", port=port, lifespan="on", log_config=None), drain=1.0)
     serving = asyncio.create_task(server._serve())
     await until(lambda: server.started or serving.done(), "the start of the server")

@@ -9,7 +9,6 @@ import logging
 import os
 import random
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -19,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests.listening import free_port
 from tests.redis.fake import Command, FakeRedis
 from tests.redis.marks import NEEDS_REDIS
 from tests.redis.proxy import Proxy
@@ -203,8 +203,7 @@ def test_it_works_in_either_loop_also_when_the_loop_stands_still_for_a_while(ser
 @pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
 def test_the_transport_of_tls_is_taken_over_too(start: Callable[..., RedisServer], tmp_path: Path, kind: str) -> None:
     uvloop = pytest.importorskip("uvloop")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     subject = ("-subj", "/CN=redis", "-addext", "subjectAltName=IP:127.0.0.1")
     subprocess.run(

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from redis.asyncio.sentinel import MasterNotFoundError
 
+from tests.listening import free_port
 from tests.redis.marks import NEEDS_REDIS
 from tests.redis.server import RedisServer, redis_binary
 from tests.redis.test_redis_faults import ALICE, STUBBORN, a_fleet, an_appender, an_event, emit_all, ids_in
@@ -32,8 +33,7 @@ QUORUM = 2
 
 class SentinelProcess:
     def __init__(self, directory: Path, master: int, number: int) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            self.port = taken.getsockname()[1]
+        self.port = free_port()
         configuration = directory / f"sentinel-{number}.conf"
         configuration.write_text(
             f"port {self.port}\nbind 127.0.0.1\ndir {directory}\ndaemonize no\n"

@@ -9,7 +9,6 @@ import hashlib
 import hmac
 import json
 import logging
-import socket
 import threading
 import time
 import warnings
@@ -24,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.listening import free_port
 from websocket_core.auth import (
     TOKEN_CHARACTERS,
     AuthenticationFailed,
@@ -657,8 +657,7 @@ async def test_a_key_server_in_trouble_authenticates_nobody(server: KeyServer, s
 
 
 async def test_a_key_server_that_is_away_authenticates_nobody() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     authenticator = JWTAuthenticator(jwks_url=f"http://127.0.0.1:{port}/jwks", algorithms=["RS256"])
     assert await refuses(authenticator, a_token(key=RSA.private, algorithm="RS256", headers={"kid": "rsa"}))
 
