@@ -90,7 +90,9 @@ def faults(mutants: Sequence[Mutant], root: Path) -> list[str]:
 
 def run_tests(root: Path, tests: tuple[str, ...], *more: str, keep_bytecode: bool = False) -> tuple[int, str]:
     """pytest's exit code and output. The mutated packages are imported, since the directory comes first."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", *more, *tests]
+    # Plain assertions: nobody reads what was compared with what, and some of it takes longer than a test may.
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--assert=plain"]
+    command = [sys.executable, "-m", "pytest", *options, *more, *tests]
     environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "" if keep_bytecode else "1"}
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300, check=False)
     return done.returncode, done.stdout + done.stderr
