@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import shutil
 import signal
 import socket
-import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,7 +16,6 @@ from typing import Any
 import pytest
 from redis import Redis as RedisClient
 
-from tests.listening import free_port
 from tests.redis.fake import Command, FakeRedis
 from tests.redis.marks import NEEDS_REDIS
 from tests.redis.server import RedisServer
@@ -27,6 +24,7 @@ from tests.redis.test_redis_feed import heard
 from tests.redis.test_redis_link import persistent
 from tests.redis.test_redis_seats import ALICE as ALICE_ID
 from tests.redis.test_redis_seats import World, sit
+from tests.redis.tls import NEEDS_OPENSSL, tls_server
 from tests.support import turns, until
 from websocket_core.control import Order, control_event
 from websocket_core.errors import LogUnavailable
@@ -272,36 +270,16 @@ async def test_who_waits_to_send_more_goes_on(how: str) -> None:
     assert await is_over(waiting)
 
 
-def tls_server(directory: Path) -> tuple[RedisServer, str]:
-    """A server with TLS, and its address."""
-    port = free_port()
-    key, certificate = directory / "key.pem", directory / "certificate.pem"
-    subject = ("-subj", "/CN=redis", "-addext", "subjectAltName=IP:127.0.0.1")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject, "-keyout", key, "-out",
-         certificate],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    try:
-        server = RedisServer(
-            directory, "--tls-port", f"{port}", "--tls-auth-clients", "no", "--tls-cert-file", f"{certificate}",
-            "--tls-key-file", f"{key}",
-        )  # fmt: skip
-    except AssertionError:
-        pytest.skip("this redis-server was built without TLS")
-    return server, f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificate}"
-
-
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
+@NEEDS_OPENSSL
 @pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
 def test_what_tls_can_only_send_in_parts_arrives_whole_and_whoever_sends_more_can_wait(
     tmp_path: Path, kind: str
 ) -> None:
     uvloop = pytest.importorskip("uvloop")
-    server, url = tls_server(tmp_path)
+    server, address, trusting = tls_server(tmp_path)
 
     async def drive() -> None:
-        link = Link(await Addresses(url, timeout=5.0).dial())
+        link = Link(await Addresses(address + trusting, timeout=5.0).dial())
         replies: list[Any] = []
         link.received = replies.extend
         try:

@@ -8,8 +8,6 @@ import itertools
 import logging
 import os
 import random
-import shutil
-import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -18,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from tests.listening import free_port
 from tests.redis.fake import Command, FakeRedis
 from tests.redis.marks import NEEDS_REDIS
 from tests.redis.proxy import Proxy
 from tests.redis.server import RedisServer
+from tests.redis.tls import NEEDS_OPENSSL, tls_server
 from tests.support import turns, until
 from websocket_core.errors import LogUnavailable, ManagerClosed
 from websocket_core.logs.redis.addresses import Addresses, Rests
@@ -199,40 +197,28 @@ def test_it_works_in_either_loop_also_when_the_loop_stands_still_for_a_while(ser
         runner.run(drive())
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
+@NEEDS_OPENSSL
 @pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
-def test_the_transport_of_tls_is_taken_over_too(start: Callable[..., RedisServer], tmp_path: Path, kind: str) -> None:
+def test_the_transport_of_tls_is_taken_over_too(tmp_path: Path, kind: str) -> None:
     uvloop = pytest.importorskip("uvloop")
-    port = free_port()
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subject = ("-subj", "/CN=redis", "-addext", "subjectAltName=IP:127.0.0.1")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject, "-keyout", key, "-out",
-         certificate],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    tls = (
-        "--tls-port", f"{port}", "--tls-auth-clients", "no", "--tls-cert-file", f"{certificate}",
-        "--tls-key-file", f"{key}",
-    )  # fmt: skip
-    try:
-        start(*tls)
-    except AssertionError:
-        pytest.skip("this redis-server was built without TLS")
+    server, address, trusting = tls_server(tmp_path)
 
     async def drive() -> None:
-        async with an_exchange(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificate}") as exchange:
+        async with an_exchange(address + trusting) as exchange:
             large = "x" * 2_000_000
             calls = [exchange.submit("ECHO", f"{number}") for number in range(500)]
             assert await exchange.submit("ECHO", large) == large.encode()
             assert await asyncio.gather(*calls) == [f"{number}".encode() for number in range(500)]
-        async with an_exchange(f"rediss://127.0.0.1:{port}/0") as exchange:
+        async with an_exchange(address) as exchange:
             with pytest.raises(LogUnavailable, match="cannot be reached"):
                 await exchange.submit("PING")
 
     factory = uvloop.new_event_loop if kind == "uvloop" else asyncio.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(drive())
+    try:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(drive())
+    finally:
+        server.stop()
 
 
 # -- what is sent together
